@@ -1,0 +1,48 @@
+"""Fixtures shared by every room's tests."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before torch or ray is imported anywhere: worker processes inherit these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+NAMESPACE = "prism-tests"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """One local Ray for the whole suite; yields its namespace. Tests give their actors unique names and kill them."""
+    import ray
+
+    # Unix socket paths are limited to about 100 characters, so Ray's folder must be short.
+    with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",
+            num_cpus=8,
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,
+            _temp_dir=folder,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        yield NAMESPACE
+        ray.shutdown()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """An empty run folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
