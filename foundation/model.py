@@ -1,0 +1,105 @@
+"""The flow model: conditioners and DiT under the names of the released state dict."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from foundation.conditioners import MultiConditioner
+from foundation.conditions import Conditions
+from foundation.config import ModelConfig
+from foundation.dit import DiffusionTransformer, Prepared
+
+
+class Velocity(nn.Module):
+    """Holds the DiT one level down, where the released state dict has it."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.model = DiffusionTransformer(config)
+
+
+class FlowModel(nn.Module):
+    """Rectified-flow velocity v = eps - x0 at noise level t (1 = noise, 0 = data), conditioned on a clip.
+
+    `state_dict()` has exactly the keys of the released flat checkpoint without its VAE.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Velocity(config)
+        self.conditioner = MultiConditioner(config)
+
+    @property
+    def dit(self) -> DiffusionTransformer:
+        """The part that reinforcement learning trains."""
+        return self.model.model
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """DiT parameters by state-dict name, without the two that no forward pass reads."""
+        return {
+            f"model.model.{name}": parameter
+            for name, parameter in self.dit.named_parameters()
+            if not name.startswith("empty_")
+        }
+
+    def condition(self, features: Conditions, length: int) -> Conditions:
+        """Encoder features (B, T, dim) to conditioners' outputs (B, T, width), sync at `length` latent frames."""
+        return self.conditioner(features, length)
+
+    def prepare(
+        self,
+        conditioned: Conditions,
+        length: int,
+        cfg_scale: float = 1.0,
+        drop: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Prepared:
+        """What the DiT needs of `condition`'s outputs for states of `length` frames; differentiable in its parameters.
+
+        cfg_scale: guidance scale s of v = v_null + s (v_cond - v_null); 1 switches guidance off.
+        drop: boolean (B,) masks for the cross, add and sync paths, see `training_dropout`.
+        """
+        return self.dit.prepare(conditioned, length, cfg_scale, drop)
+
+    def velocity(self, x: Tensor, t: Tensor | float, prepared: Prepared) -> Tensor:
+        """State (B, C, L) and noise level, a number or (B,), to the velocity (B, C, L)."""
+        time = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
+        return self.dit(x, time, prepared)
+
+
+def training_dropout(
+    batch: int, probability: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks (B,) of the samples whose cross, add and sync condition is nulled, each drawn on its own.
+
+    For guidance-free pre-training steps, as PrismAudio training drops them (probability 0.1).
+    """
+    cross, add, sync = torch.rand(3, batch, generator=generator) < probability
+    return cross, add, sync
+
+
+@torch.no_grad()
+def initialise_unit_gain(model: FlowModel, generator: torch.Generator | None = None) -> None:
+    """Draw every condition path at unit gain and zero what writes to the residual stream.
+
+    Two bias-free MLPs stand in series on each condition path; the default uniform draw shrinks the condition by orders
+    of magnitude. Both layers are drawn from N(0, 1 / fan_in) and the second scaled by 1.68, the inverse RMS of
+    SiLU on a unit normal. Attention and feed-forward outputs and the two 1x1 convolutions start at zero; project_out
+    keeps its default draw.
+    """
+    dit = model.dit
+    paths = [dit.to_cond_embed, dit.to_add_embed, dit.to_sync_embed]
+    paths += [part.embedder for part in model.conditioner.conditioners.values()]  # type: ignore[misc]
+    for path in paths:
+        for layer, gain in ((path[0], 1.0), (path[2], 1.68)):
+            weight = layer.weight
+            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+            weight.copy_(noise * gain / math.sqrt(weight.shape[1]))
+    nn.init.zeros_(dit.preprocess_conv.weight)
+    nn.init.zeros_(dit.postprocess_conv.weight)
+    for block in dit.transformer.layers:
+        nn.init.zeros_(block.self_attn.to_out.weight)  # type: ignore[union-attr]
+        nn.init.zeros_(block.cross_attn.to_out.weight)  # type: ignore[union-attr]
+        nn.init.zeros_(block.ff.ff[2].weight)  # type: ignore[index]
+        nn.init.zeros_(block.ff.ff[2].bias)  # type: ignore[index]
