@@ -1,0 +1,19 @@
+"""Errors of the learner that a user can act on."""
+
+from settings import PrismError
+
+
+class InvariantError(PrismError):
+    """Rollout and learner disagree about something that must be equal, so training on would be meaningless."""
+
+
+class DivergenceError(PrismError):
+    """A loss or a gradient is no longer finite."""
+
+
+class CheckpointError(PrismError):
+    """A training checkpoint cannot be written or read."""
+
+
+class LearnerError(PrismError):
+    """The training loop cannot go on: an actor is missing, late, or broke its contract."""
