@@ -1,6 +1,7 @@
 """Recipes: YAML on disk plus `key=value` overrides, checked into a typed Section."""
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -84,7 +85,7 @@ def check(schema: type[S], raw: Mapping[str, Any], source: str = "the configurat
 
 def dump(section: Section) -> str:
     """A section as YAML text that `load` reads back to an equal section."""
-    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(section.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def _explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
@@ -139,7 +140,7 @@ def _recipes_nearby(path: Path) -> str:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice and reads `1e-3` as a number."""
+    """SafeLoader that refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -153,15 +154,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _construct_scalar_string(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
-    # YAML 1.1 reads 1e-3 as a string because it has no dot; a learning rate should be a number.
-    text = loader.construct_scalar(node)
-    if node.style is None and isinstance(text, str) and "e" in text.lower() and text[:1] in "+-.0123456789":
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return text
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what `_UniqueKeyLoader` would read as a number."""
 
 
-_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:str", _construct_scalar_string)
+# YAML 1.1 reads 1e-3 as a string because it has no dot; a learning rate should be a number.
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+\Z")
+for _class in (_UniqueKeyLoader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))

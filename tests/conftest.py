@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Set before torch or ray is imported anywhere: worker processes inherit these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,10 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Machines that run the suite may be busy: how long one example takes says nothing.
+settings.register_profile("prism", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("prism")
 
 NAMESPACE = "prism-tests"
 

@@ -1,0 +1,213 @@
+"""The command line: it parses words, calls one pipeline and shows what came back."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from settings import PrismError
+
+app = typer.Typer(
+    name="prism",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Sound for silent video, and four-reward reinforcement learning of the model that makes it, on Ray.",
+    epilog="Start with: [bold]prism train recipes/laptop.yaml[/bold]",
+)
+out = Console()
+err = Console(stderr=True)
+
+Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, for example recipes/laptop.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's, for example seed=3 name=third."),
+]
+Caption = Annotated[str | None, typer.Option(help="What the picture shows, in words.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="A checkpoint or a run folder; without it, the model shipped here."),
+]
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this name, or the latest one.")] = False,
+) -> None:
+    """Make a model better in all four rewards; everything lands in runs/NAME."""
+    from pipelines.train import train as run
+
+    run(recipe, overrides or [], resume=resume)
+
+
+@app.command()
+def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Make the pre-trained model that `train` starts from."""
+    from pipelines.pretrain import pretrain as run
+
+    run(recipe, overrides or [])
+
+
+@app.command()
+def generate(
+    videos: Annotated[list[Path], typer.Argument(help="Videos of any container that PyAV reads.")],
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the mp4, wav and plan of each video.")],
+    caption: Caption = None,
+    model: Model = None,
+    seed: Annotated[int, typer.Option(help="Seed of the initial noise.")] = 0,
+    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 is none.")] = 1.0,
+) -> None:
+    """Make a soundtrack for each video: the video with sound, a wav and the plan as JSON."""
+    from pipelines.generate import generate as run
+
+    for written in run(videos, caption, out_dir, model=model, seed=seed, guidance=guidance):
+        out.print(str(written), soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def score(
+    video: Annotated[Path, typer.Argument(help="The video whose events and positions are the reference.")],
+    audio: Annotated[Path | None, typer.Argument(help="The sound to judge; without it, the video's own.")] = None,
+    caption: Caption = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a clip's sound: the four rewards and what each of them found."""
+    from pipelines.score import score as run
+
+    result = run(video, audio, caption=caption)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_scores(result)
+
+
+@app.command()
+def plan(
+    video: Annotated[Path, typer.Argument(help="Any video.")], caption: Caption = None, as_json: Json = False
+) -> None:
+    """Print the four-part plan that conditions generation."""
+    from pipelines.plan import plan as run
+
+    result = run(video, caption)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_plan(result)
+
+
+@app.command()
+def evaluate(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on held-out scenes, rewards and measures that are not rewarded."""
+    from pipelines.evaluate import evaluate as run
+
+    result = run(recipe, overrides or [], model=model)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_evaluation(result)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for example runs/latest.")],
+) -> None:
+    """Write report.html and rewards.png of a run again."""
+    from evaluation.report import write_report
+
+    written = write_report(run_dir)
+    out.print(str(written or run_dir / "report.html"), soft_wrap=True, highlight=False, markup=False)
+
+
+def main() -> None:
+    """Entry point: an error the user can act on is shown as a message and ends with status 2."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=err, show_time=False, show_path=False)],
+    )
+    try:
+        app()
+    except PrismError as error:
+        # An error raised inside a Ray task arrives wrapped, with the remote traceback in its text.
+        message = str(getattr(error, "cause", error))
+        err.print(Panel(escape(message), title="prism cannot go on", title_align="left", border_style="red"))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("Stopped.")
+        sys.exit(130)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _print_plan(result: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column()
+    for name, text in result.items():
+        table.add_row(name, escape(str(text)))
+    out.print(table)
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("reward", style="bold cyan", no_wrap=True)
+    table.add_column("score", justify="right")
+    table.add_column("what was measured")
+    for name, entry in result["scores"].items():
+        value = "missing" if entry["score"] is None else f"{entry['score']:.3f}"
+        table.add_row(name, value, escape(_measured(entry.get("measured") or {})))
+    if result.get("total") is not None:
+        table.add_section()
+        table.add_row("total", f"{result['total']:.3f}", "mean of the four")
+    out.print(table)
+
+
+def _measured(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return "[" + " ".join(_short(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + _measured(value) + "}"
+    return str(value)
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("measure", style="bold cyan", no_wrap=True)
+    table.add_column("mean", justify="right")
+    table.add_column("stderr", justify="right")
+    for name, entry in result.items():
+        if isinstance(entry, dict) and "mean" in entry:
+            table.add_row(name, f"{entry['mean']:.3f}", f"{entry.get('stderr', float('nan')):.3f}")
+        else:
+            table.add_row(name, _short(entry), "")
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()
