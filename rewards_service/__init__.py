@@ -1,0 +1,1 @@
+"""Four measured rewards, their deployment as independent actors and the client that calls them."""

@@ -1,0 +1,131 @@
+"""Temporal reward: do the sound's onsets fall on the visible impacts?
+
+The onset strength (rise of log band levels, 10 ms hop) is smoothed and compared by cosine with the same bell at every
+impact, so that early, late, left out and additional onsets all cost, smoothly.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewards_service.batch import Batch, finish, prepare
+from rewards_service.scores import Reference, Scores
+from rewards_service.spectra import decibels, mel_filters, power_frames
+
+RATE = 16000
+HOP = 160
+WINDOW = 256
+STEADY_DB = 3.0
+
+
+@dataclass(frozen=True)
+class TemporalScorer:
+    """Cosine of onset strength with impacts.
+
+    tolerance_s: width (standard deviation, s) of the bell around an impact; an onset off by d scores exp(-d^2 / 4 w^2).
+    range_db: band levels further than this below the loudest band are taken as silence.
+    prominence_db: a sound whose strongest onset is weaker than this is marked down in proportion (noise has no onsets).
+    pick_db: smallest onset strength that is listed as an onset in the details.
+    """
+
+    tolerance_s: float = 0.035
+    range_db: float = 50.0
+    bands: int = 24
+    prominence_db: float = 6.0
+    pick_db: float = 3.0
+    name: str = "temporal"
+
+    def score(
+        self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False
+    ) -> Scores:
+        """Score (G, N, 2, S) waveforms; a clip without visible impacts is scored by how steady its sound is."""
+        batch = prepare(waveforms, sample_rate, references, RATE)
+        strength = self.onset_strength(batch.audio)
+        smooth = strength @ self._bells(strength.shape[1])
+        target = self._targets(references, strength.shape[1])
+        likeness = torch.nn.functional.cosine_similarity(smooth, batch.expand(target), dim=1, eps=1e-6)
+        values = likeness * (strength.amax(1) / self.prominence_db).clamp_max(1.0)
+        eventful = torch.tensor([len(r.events) > 0 for r in references])
+        if not eventful.all():
+            values = torch.where(batch.expand(eventful), values, self._steadiness(strength))
+        measured = self._details(batch, strength, references) if detail else None
+        return finish(batch, values, measured)
+
+    def onset_strength(self, audio: Tensor) -> Tensor:
+        """(B, 2, S) at 16 kHz to (B, F) mean rise of the band levels per frame in dB, less its median."""
+        power = power_frames(audio.mean(1), WINDOW, HOP) @ self._filters
+        loudest = power.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        levels = decibels(power, loudest * 10 ** (-self.range_db / 10))
+        rise = (levels[:, 1:] - levels[:, :-1]).clamp_min_(0).mean(-1)
+        rise = torch.nn.functional.pad(rise, (1, 0))
+        return (rise - rise.median(dim=1, keepdim=True).values).clamp_min_(0)
+
+    @cached_property
+    def _filters(self) -> Tensor:
+        return mel_filters(self.bands, WINDOW, RATE, 80.0, 7600.0)
+
+    def _bells(self, frames: int) -> Tensor:
+        """(F, F) smoothing matrix: row i is the bell around frame i."""
+        times = torch.arange(frames) * (HOP / RATE)
+        return torch.exp(-0.5 * ((times[None] - times[:, None]) / self.tolerance_s) ** 2)
+
+    def _targets(self, references: list[Reference], frames: int) -> Tensor:
+        """(G, F) sum of bells at the impacts, on the time axis of `onset_strength`."""
+        times = onset_times(frames)
+        target = torch.zeros(len(references), frames)
+        for row, reference in zip(target, references, strict=True):
+            for event in reference.events:
+                row += torch.exp(-0.5 * ((times - event) / self.tolerance_s) ** 2)
+        return target
+
+    def _steadiness(self, strength: Tensor) -> Tensor:
+        """(B,) 1 for a sound without onsets, 0 for one made of them: soft share of frames' strength below 3 dB."""
+        return STEADY_DB / (STEADY_DB + strength.amax(1))
+
+    def _details(self, batch: Batch, strength: Tensor, references: list[Reference]) -> list[dict[str, Any]]:
+        times = onset_times(strength.shape[1]).numpy()
+        rows = []
+        for index, row in enumerate(strength.numpy()):
+            reference = references[index // batch.members]
+            found = pick_onsets(row, times, self.pick_db) if not batch.silent[index] else []
+            nearest = [min(found, key=lambda t, e=e: abs(t - e)) - e for e in reference.events] if found else []
+            rows.append(
+                {
+                    "basis": basis(reference),
+                    "onsets_s": [round(t, 3) for t in found],
+                    "events_s": [round(float(e), 3) for e in reference.events],
+                    "offsets_ms": [round(1000 * d, 1) for d in nearest],
+                }
+            )
+        return rows
+
+
+def onset_times(frames: int) -> Tensor:
+    """(F,) time in seconds at which an onset that shows in a frame began."""
+    return (torch.arange(frames) - 0.3) * (HOP / RATE)
+
+
+def pick_onsets(strength: np.ndarray, times: np.ndarray, least: float, gap: int = 6) -> list[float]:
+    """Times of the local maxima of (F,) strength above `least` and a quarter of the largest, `gap` frames apart."""
+    threshold = max(least, 0.25 * float(strength.max(initial=0.0)))
+    order = [int(i) for i in np.argsort(strength)[::-1] if strength[i] >= threshold]
+    kept: list[int] = []
+    for i in order:
+        if all(abs(i - k) >= gap for k in kept):
+            kept.append(i)
+    out = []
+    for i in sorted(kept):
+        near = slice(max(i - 1, 0), i + 2)
+        out.append(float(np.average(times[near], weights=strength[near])))
+    return out
+
+
+def basis(reference: Reference) -> str:
+    """What the timing was judged against, in words."""
+    if not reference.events:
+        return "no visible impacts: steadiness of the sound"
+    return "true impact times" if reference.origin.get("events") == "truth" else "impacts seen in the picture"
