@@ -1,0 +1,1 @@
+"""Stateful Ray actors: coordinator, rollout worker, experience buffer, weight store."""

@@ -1,0 +1,249 @@
+"""The experience buffer: owner of accepted groups between the rollout pool and the learner."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.config import BufferConfig
+from actors.ledger import Ledger
+from actors.messages import Admission, Batch, GroupInfo
+from actors.metrics import BufferMetrics
+from settings import PrismError
+from trainer.group import Group
+
+
+class ExperienceError(PrismError):
+    """The buffer cannot serve the learner: the run failed upstream, or the calls came in an impossible order."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    info: GroupInfo
+    ref: Any
+    nbytes: int
+
+
+@dataclass
+class _Lease:
+    name: str
+    iteration: int
+    world: int
+    expires: float
+
+
+class ExperienceBuffer:
+    """Bounded store of groups, handed out iteration by iteration under leases.
+
+    Plain async class; start it with `ray.remote`. The buffer puts each group into the object store itself, so no
+    producer's death loses what was accepted. Adding is idempotent by group id. `epoch` counts rewinds: what was sent
+    before a rewind is refused after it.
+    """
+
+    def __init__(
+        self,
+        config: BufferConfig,
+        base: dict | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        put: Callable[[Any], Any] = ray.put,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._put = put
+        self._ledger = Ledger(base)
+        self._held: dict[tuple[int, int], _Held] = {}
+        self._bytes = 0
+        self._epoch = 0
+        self._lease: _Lease | None = None
+        self._leases = 0
+        self._expired = 0
+        self._peak = (0, 0)
+        self._stop = False
+        self._stopped_at: int | None = None
+        self._failure: str | None = None
+        self._metrics = BufferMetrics()
+        self._changed = asyncio.Condition()
+
+    async def expect(self, iteration: int, count: int) -> int:
+        """Announce an iteration of `count` groups; returns the epoch to send with them. Idempotent."""
+        self._ledger.expect(iteration, count)
+        return self._epoch
+
+    async def add(self, groups: list[Group], epoch: int = 0) -> list[Admission]:
+        """Take groups, one answer each. A group refused as "full" may be sent again once there is room."""
+        answers = [self._admit(group, epoch) for group in groups]
+        await self._notify()
+        return answers
+
+    async def drop(self, iteration: int, indices: list[int], reason: str, epoch: int = 0) -> None:
+        """Settle groups of an iteration as dropped (their rewards are missing, say)."""
+        await self._settle(self._ledger.drop, iteration, indices, reason, epoch)
+
+    async def lose(self, iteration: int, indices: list[int], reason: str, epoch: int = 0) -> None:
+        """Settle groups of an iteration as lost (no rollout actor could produce them)."""
+        await self._settle(self._ledger.lose, iteration, indices, reason, epoch)
+
+    async def take(self, iteration: int, rank: int, world: int, timeout_s: float) -> Batch:
+        """This rank's shard of an iteration, once each of its groups arrived or was settled.
+
+        All ranks of one iteration get the same lease, and all get either the batch or `stop`. Raises TimeoutError after
+        `timeout_s` seconds, ExperienceError when the run failed upstream or the iteration cannot be handed out.
+        """
+        async with asyncio.timeout(timeout_s), self._changed:
+            await self._changed.wait_for(
+                lambda: self._failure or self._stops(iteration) or self._ledger.complete(iteration)
+            )
+        if self._failure:
+            raise ExperienceError(self._failure)
+        if self._stops(iteration):
+            self._stopped_at = iteration
+            return Batch(iteration, lease="", stop=True)
+        lease = self._lease_for(iteration, world)
+        held = [self._held[key] for key in sorted(self._held) if key[0] == iteration]
+        return Batch(
+            iteration=iteration,
+            lease=lease.name,
+            refs=[h.ref for h in held[rank::world]],
+            groups=[h.info for h in held],
+            dropped=self._ledger.reasons(iteration, "dropped"),
+            lost=self._ledger.reasons(iteration, "lost"),
+        )
+
+    async def ack(self, lease: str) -> bool:
+        """Count the leased groups as trained and free them.
+
+        A late ack of an expired lease is accepted as long as nobody else took the batch meanwhile. Returns False for a
+        lease that is not the current one: its batch was handed out anew, rewound, or acknowledged before.
+        """
+        if self._lease is None or self._lease.name != lease:
+            return False
+        iteration = self._lease.iteration
+        for key in [key for key in self._held if key[0] == iteration]:
+            self._ledger.train(*key)
+            self._free(key)
+        self._lease = None
+        await self._notify()
+        return True
+
+    async def rewind(self, iteration: int) -> int:
+        """Forget every iteration from this one on; returns the new epoch. A failure is forgiven."""
+        for key in [key for key in self._held if key[0] >= iteration]:
+            self._free(key)
+        self._ledger.rewind(iteration)
+        if self._lease and self._lease.iteration >= iteration:
+            self._lease = None
+        self._stopped_at = None
+        self._failure = None
+        self._epoch += 1
+        await self._notify()
+        return self._epoch
+
+    async def request_stop(self) -> None:
+        """Let the learner's next `take` of an iteration that no rank has yet return `stop`."""
+        self._stop = True
+        await self._notify()
+
+    async def fail(self, reason: str) -> None:
+        """Let every `take` raise ExperienceError with this reason."""
+        self._failure = reason
+        await self._notify()
+
+    async def finish(self, reason: str = "stopped") -> dict:
+        """Drop whatever was submitted and not trained, free all memory and return the final ledger."""
+        for key in self._ledger.open_groups():
+            self._ledger.drop(*key, reason)
+        for key in list(self._held):
+            self._free(key)
+        self._lease = None
+        await self._notify()
+        return self._ledger.totals()
+
+    async def ledger(self) -> dict:
+        """Totals: submitted, accepted, trained, open, dropped {reason: n}, lost {reason: n}."""
+        return self._ledger.totals()
+
+    async def status(self) -> dict:
+        """{"items", "bytes", "peak_items", "peak_bytes", "leased", "expired_leases", "stop", "failure", "epoch"}."""
+        self._expire()
+        return {
+            "items": len(self._held),
+            "bytes": self._bytes,
+            "peak_items": self._peak[0],
+            "peak_bytes": self._peak[1],
+            "leased": self._lease is not None and self._lease.expires > self._clock(),
+            "expired_leases": self._expired,
+            "stop": self._stop,
+            "failure": self._failure,
+            "epoch": self._epoch,
+        }
+
+    def _stops(self, iteration: int) -> bool:
+        """Whether this iteration ends the run: once one rank has its batch, the others must get theirs too."""
+        if self._stopped_at == iteration:
+            return True
+        begun = self._lease is not None and self._lease.iteration == iteration
+        return self._stop and not begun
+
+    def _admit(self, group: Group, epoch: int) -> Admission:
+        key = (group.iteration, group.index)
+        if epoch != self._epoch:
+            return Admission(False, "stale")
+        if not self._ledger.knows(group.iteration):
+            return Admission(False, "unexpected")
+        state = self._ledger.state(*key)
+        if state in ("accepted", "trained"):
+            return Admission(True, "duplicate")
+        if state != "pending":
+            return Admission(False, "settled")
+        if len(self._held) >= self._config.max_items or self._bytes + group.nbytes > self._config.max_bytes:
+            return Admission(False, "full")
+        info = GroupInfo(group.id, group.index, group.clip_id, group.version, group.nfe_rollout, group.rewards)
+        self._held[key] = _Held(info, self._put(group), group.nbytes)
+        self._bytes += group.nbytes
+        self._peak = (max(self._peak[0], len(self._held)), max(self._peak[1], self._bytes))
+        self._ledger.accept(*key)
+        return Admission(True)
+
+    async def _settle(
+        self, settle: Callable[..., bool], iteration: int, indices: list[int], reason: str, epoch: int
+    ) -> None:
+        if epoch != self._epoch:
+            return
+        for index in indices:
+            settle(iteration, index, reason)
+        await self._notify()
+
+    def _lease_for(self, iteration: int, world: int) -> _Lease:
+        self._expire()
+        live = self._lease
+        if live and live.expires > self._clock():
+            if live.iteration != iteration or live.world != world:
+                raise ExperienceError(
+                    f"Iteration {iteration} was asked for by a world of {world} while iteration {live.iteration} is "
+                    f"leased to a world of {live.world}; acknowledge that lease or rewind first."
+                )
+            return live
+        if self._ledger.trained(iteration):
+            raise ExperienceError(f"Iteration {iteration} was trained already; rewind to train it again.")
+        self._leases += 1
+        self._lease = _Lease(
+            f"{iteration}:{self._epoch}:{self._leases}", iteration, world, self._clock() + self._config.lease_s
+        )
+        return self._lease
+
+    def _expire(self) -> None:
+        """Count an overdue lease once; its batch may be taken again, or still be acknowledged until it is."""
+        if self._lease and self._lease.expires <= self._clock() and self._lease.expires != float("-inf"):
+            self._lease.expires = float("-inf")
+            self._expired += 1
+
+    def _free(self, key: tuple[int, int]) -> None:
+        self._bytes -= self._held.pop(key).nbytes
+
+    async def _notify(self) -> None:
+        self._metrics.held(len(self._held), self._bytes)
+        async with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,286 @@
+"""The coordinator: decides what is sampled when, and takes every group from prompt to buffer exactly once."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ray.exceptions import RayError
+
+from actors.clock import BusyClock
+from actors.config import RolloutConfig
+from actors.messages import IterationRecord, Prompt, RolloutTask
+from actors.metrics import RolloutMetrics
+from actors.missing import rejection
+from actors.pool import TaskLostError, WorkerPool
+from actors.progress import Progress
+from actors.schedule import admissible, choose_prompts, split
+from rewards_service.scores import Reference, Scores
+from settings import PrismError
+from trainer.config import AlgorithmConfig
+from trainer.group import Group
+from trainer.windows import window
+
+_RATE_WINDOW_S = 10.0
+_ROOM_POLL_S = 0.1
+
+
+class CoordinatorError(PrismError):
+    """The run cannot go on: the message says which part failed and why."""
+
+
+class Rewards(Protocol):
+    """What the coordinator needs of the reward client; failures come back as missing scores, not as exceptions."""
+
+    async def score_all(
+        self, waveforms: Any, sample_rate: int, references: list[Reference], detail: bool = False
+    ) -> Mapping[str, Scores]:
+        """Scores by dimension of (G, N, 2, S) waveforms behind an object ref."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run samples. iterations: the whole run's; nothing is sampled for later ones.
+
+    missing: what becomes of a group with missing scores (`actors.missing`). max_missing_share: of one iteration's
+    scores; with more missing the run stops.
+    """
+
+    seed: int
+    iterations: int
+    algorithm: AlgorithmConfig
+    rollout: RolloutConfig
+    missing: Literal["drop", "mask"] = "drop"
+    max_missing_share: float = 0.5
+    rpc_deadline_s: float = 60.0
+
+
+class Coordinator:
+    """Plain async class; start it with `ray.remote`. Idle until the learner's first `rewind` or `advance`.
+
+    As caller of the rollout actors it owns their waveforms, so those outlive the actor that made them. Everything it
+    decides is a function of (seed, iteration); what happens in which order does not change any group.
+    """
+
+    def __init__(self, plan: RunPlan, prompts: Sequence[Prompt], workers: list[Any], buffer: Any, rewards: Rewards):
+        if not prompts:
+            raise CoordinatorError("There are no prompts to sample for; check the data section of the recipe.")
+        self._plan = plan
+        self._prompts = prompts
+        self._pool = WorkerPool(workers, plan.rollout)
+        self._buffer = buffer
+        self._rewards = rewards
+        self._metrics = RolloutMetrics()
+        self._version = -1
+        self._next = 0
+        self._stop = False
+        self._error = ""
+        self._running: dict[int, asyncio.Task] = {}
+        self._records: dict[int, IterationRecord] = {}
+        self._rollout = BusyClock()
+        self._reward = BusyClock()
+        self._recent: deque[tuple[float, int, int]] = deque()
+        self._totals = {"groups": 0, "samples": 0, "nfe": 0}
+
+    async def start(self) -> None:
+        """Wait until every rollout actor has built its model. Raises PoolError when one cannot."""
+        await self._pool.start()
+
+    async def advance(self, version: int) -> None:
+        """The learner finished `version` iterations and published its weights under that number. Idempotent."""
+        if self._version < 0:
+            self._next = version
+        self._version = max(self._version, version)
+        self._metrics.version(self._version)
+        self._admit()
+
+    async def rewind(self, iteration: int) -> None:
+        """The learner (re)starts at `iteration`, whose weights are published: abandon it and all later ones."""
+        running = [task for number, task in self._running.items() if number >= iteration]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._call(self._buffer.rewind.remote(iteration))
+        self._records = {number: record for number, record in self._records.items() if number < iteration}
+        self._version = self._next = iteration
+        self._error = ""
+        self._metrics.version(iteration)
+        self._admit()
+
+    async def request_stop(self) -> None:
+        """Admit nothing more and let the learner stop at its next batch."""
+        self._stop = True
+        await self._call(self._buffer.request_stop.remote())
+
+    async def record(self, iteration: int) -> IterationRecord | None:
+        """What an iteration cost and earned; None until all its groups are delivered or settled."""
+        return self._records.get(iteration)
+
+    async def records(self, first: int = 0) -> list[IterationRecord]:
+        """Records of finished iterations from `first` on, in order."""
+        return [self._records[number] for number in sorted(self._records) if number >= first]
+
+    async def status(self) -> dict[str, Any]:
+        """Where the run stands, for the live view.
+
+        {"version", "next_iteration", "in_flight", "restarts", "resubmitted", "error", "staleness",
+        "reward": {dim: mean}, "rollouts_per_s" (groups), "samples_per_s", "seconds": {"rollout", "reward"},
+        "totals": {"groups", "samples", "nfe"}, "buffer": its status}.
+        """
+        last = self._records[max(self._records)] if self._records else None
+        groups, samples = self._rates()
+        return {
+            "version": self._version,
+            "next_iteration": self._next,
+            "in_flight": self._pool.in_flight,
+            "restarts": self._pool.restarts,
+            "resubmitted": self._pool.resubmitted,
+            "error": self._error,
+            "staleness": last.staleness if last else 0,
+            "reward": dict(last.reward) if last else {},
+            "rollouts_per_s": groups,
+            "samples_per_s": samples,
+            "seconds": {"rollout": self._rollout.seconds, "reward": self._reward.seconds},
+            "totals": dict(self._totals),
+            "buffer": await self._call(self._buffer.status.remote()),
+        }
+
+    def _admit(self) -> None:
+        """Start every iteration that bounded staleness allows."""
+        staleness = self._plan.rollout.max_staleness
+        while (
+            not self._stop
+            and not self._error
+            and self._next < self._plan.iterations
+            and admissible(self._next, self._version, staleness)
+        ):
+            previous = self._running.get(self._next - 1)
+            self._running[self._next] = asyncio.ensure_future(self._run(self._next, previous))
+            self._next += 1
+
+    async def _run(self, iteration: int, previous: asyncio.Task | None) -> None:
+        try:
+            await self._iterate(iteration, previous)
+        except (PrismError, RayError, TimeoutError) as error:
+            await self._fail(f"Iteration {iteration} could not be sampled: {error or type(error).__name__}")
+        except Exception as error:
+            await self._fail(f"Iteration {iteration} broke the coordinator: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self._running.pop(iteration, None)
+
+    async def _iterate(self, iteration: int, previous: asyncio.Task | None) -> None:
+        algorithm = self._plan.algorithm
+        chosen = choose_prompts(self._plan.seed, iteration, algorithm.prompts, len(self._prompts))
+        prompts = [self._prompts[place] for place in chosen]
+        progress = Progress(
+            epoch=await self._call(self._buffer.expect.remote(iteration, len(prompts))),
+            window=window(self._plan.seed, iteration, algorithm),
+        )
+        parts = split([prompt.shape for prompt in prompts], self._plan.rollout.prompts_per_task)
+        tasks = [
+            RolloutTask(
+                iteration=iteration,
+                version=self._version,
+                window=progress.window,
+                indices=part,
+                prompts=tuple(prompts[index] for index in part),
+                seed=self._plan.seed,
+            )
+            for part in parts
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for task in tasks:
+                    group.create_task(self._produce(task, progress, previous))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        if progress.missing_share > self._plan.max_missing_share:
+            raise CoordinatorError(
+                f"{progress.missing_share:.0%} of its scores are missing ({progress.missing}), more than "
+                f"rewards.max_missing_share = {self._plan.max_missing_share:g} allows; last reason: {progress.reason}."
+            )
+        if not progress.groups:
+            ledger = await self._call(self._buffer.ledger.remote())
+            raise CoordinatorError(
+                f"not one of its {len(prompts)} groups survived (whole run: dropped {ledger['dropped']}, lost "
+                f"{ledger['lost']}); see the logs of the reward and rollout actors."
+            )
+        self._records[iteration] = progress.record(iteration)
+        self._metrics.iteration(self._records[iteration])
+
+    async def _produce(self, task: RolloutTask, progress: Progress, previous: asyncio.Task | None) -> None:
+        """Sample, score and deliver one task."""
+        try:
+            with self._rollout.running(), progress.rollout.running():
+                result, waveforms, attempts = await self._pool.run(task, lambda: self._version)
+        except TaskLostError as error:
+            self._metrics.lost(str(error), len(task.prompts))
+            await self._call(self._buffer.lose.remote(task.iteration, list(task.indices), str(error), progress.epoch))
+            return
+        progress.resubmitted += attempts - 1
+        samples = sum(group.latents.shape[1] for group in result.groups)
+        progress.samples += samples
+        progress.nfe += result.nfe
+        self._count(len(result.groups), samples, result.nfe)
+        references = [prompt.reference for prompt in task.prompts]
+        with self._reward.running(), progress.reward.running():
+            scores = await self._rewards.score_all(waveforms, result.sample_rate, references)
+        del waveforms
+        progress.score(result.groups, scores)
+        if previous is not None:
+            # In order of iterations, so that a full buffer can never hold only what the learner does not want yet.
+            await asyncio.wait([previous])
+        await self._deliver(result.groups, progress)
+
+    async def _deliver(self, groups: list[Group], progress: Progress) -> None:
+        plan, kept = self._plan, []
+        rejected: dict[str, list[int]] = {}
+        for group in groups:
+            reason = rejection(group.rewards, plan.missing)
+            if reason:
+                rejected.setdefault(reason, []).append(group.index)
+            else:
+                kept.append(group)
+        for reason, indices in rejected.items():
+            self._metrics.dropped(reason, len(indices))
+            await self._call(self._buffer.drop.remote(groups[0].iteration, indices, reason, progress.epoch))
+        while kept:
+            answers = await self._call(self._buffer.add.remote(kept, progress.epoch))
+            progress.groups += [group for group, answer in zip(kept, answers, strict=True) if answer.accepted]
+            kept = [group for group, answer in zip(kept, answers, strict=True) if answer.reason == "full"]
+            if kept and self._version >= kept[0].iteration:
+                raise CoordinatorError(
+                    f"its groups alone fill the experience buffer ({kept[0].nbytes / 2**20:.2f} MiB each); raise "
+                    "buffer.max_items and buffer.max_bytes, or lower algorithm.prompts."
+                )
+            if kept:
+                await asyncio.sleep(_ROOM_POLL_S)
+
+    def _count(self, groups: int, samples: int, nfe: int) -> None:
+        self._totals["groups"] += groups
+        self._totals["samples"] += samples
+        self._totals["nfe"] += nfe
+        self._recent.append((time.monotonic(), groups, samples))
+        self._metrics.produced(groups, samples, nfe)
+
+    def _rates(self) -> tuple[float, float]:
+        """Groups and samples per second over the last seconds."""
+        now = time.monotonic()
+        while self._recent and now - self._recent[0][0] > _RATE_WINDOW_S:
+            self._recent.popleft()
+        if not self._recent:
+            return 0.0, 0.0
+        span = max(now - self._recent[0][0], 1e-3)
+        return sum(g for _, g, _ in self._recent) / span, sum(s for _, _, s in self._recent) / span
+
+    async def _fail(self, reason: str) -> None:
+        self._error = self._error or reason
+        await self._call(self._buffer.fail.remote(self._error))
+
+    async def _call(self, ref: Any) -> Any:
+        async with asyncio.timeout(self._plan.rpc_deadline_s):
+            return await ref

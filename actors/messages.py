@@ -1,0 +1,123 @@
+"""What the actors say to each other. Arrays are numpy, so that actors without torch can carry them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rewards_service.scores import Reference
+from trainer.group import Group, Window, group_id
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One clip to sample for: its encoder features and what its sound will be judged against.
+
+    conditions: {"video": (Tv, Cv), "text": (Tt, Ct), "sync": (Ts, Cs)} float32.
+    """
+
+    clip_id: str
+    conditions: dict[str, np.ndarray]
+    reference: Reference
+
+    @property
+    def shape(self) -> tuple:
+        """What must agree between prompts that are sampled in one batch."""
+        return self.reference.seconds, *(self.conditions[name].shape for name in sorted(self.conditions))
+
+
+@dataclass(frozen=True)
+class RolloutTask:
+    """One call to a rollout actor: prompts of one iteration whose clips have the same length and token counts.
+
+    version: the weights to sample with. indices: places of the prompts within the iteration's batch.
+    A task that is sent again keeps its indices, so its groups keep their ids and their noise; its version may be newer.
+    """
+
+    iteration: int
+    version: int
+    window: Window
+    indices: tuple[int, ...]
+    prompts: tuple[Prompt, ...]
+    seed: int
+
+    @property
+    def group_ids(self) -> tuple[str, ...]:
+        """Names of the groups this task produces, in order."""
+        return tuple(group_id(self.iteration, index) for index in self.indices)
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """Groups of one task without rewards; their waveforms travel separately.
+
+    nfe: velocity evaluations spent on the task. seconds: wall time of the actor on it.
+    """
+
+    groups: list[Group]
+    sample_rate: int
+    nfe: int
+    seconds: float
+    pid: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The buffer's answer to one group. reason: "" when accepted, or duplicate, unexpected, settled, stale, full."""
+
+    accepted: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """What every rank knows about a group of the batch, without its arrays."""
+
+    id: str
+    index: int
+    clip_id: str
+    version: int
+    nfe: int
+    rewards: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One iteration's accepted groups under a lease.
+
+    refs: object refs of this rank's groups (accepted groups in index order, [rank::world]).
+    groups: metadata of all accepted groups in index order, the same on every rank.
+    stop: a stop was requested before this iteration was handed out; refs and groups are empty then.
+    """
+
+    iteration: int
+    lease: str
+    refs: list[Any] = field(default_factory=list)
+    groups: list[GroupInfo] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """What one iteration of sampling and scoring cost and earned.
+
+    groups: accepted. samples, nfe: sampled, whether or not their groups were accepted. missing: scores, per dimension.
+    reward, reward_std: per dimension, mean over the accepted samples and mean within-group standard deviation.
+    seconds: wall time with at least one rollout ("rollout") or score call ("reward") of this iteration in flight.
+    staleness: iteration minus the version of the weights it was sampled with.
+    """
+
+    iteration: int
+    version: int
+    window: Window
+    staleness: int
+    groups: int
+    samples: int
+    nfe: int
+    reward: dict[str, float]
+    reward_std: dict[str, float]
+    missing: dict[str, int]
+    seconds: dict[str, float]
+    resubmitted: int

@@ -1,0 +1,76 @@
+"""One iteration on its way from prompts to the buffer, and its summary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actors.clock import BusyClock
+from actors.messages import IterationRecord
+from rewards_service.scores import Scores
+from trainer.group import Group, Window
+
+
+@dataclass
+class Progress:
+    """What has happened so far. epoch: the buffer's, sent with every call about this iteration.
+
+    missing: missing scores per dimension, out of `scored` in all; reason: of one of them.
+    """
+
+    epoch: int
+    window: Window
+    groups: list[Group] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)
+    scored: int = 0
+    reason: str = ""
+    samples: int = 0
+    nfe: int = 0
+    resubmitted: int = 0
+    rollout: BusyClock = field(default_factory=BusyClock)
+    reward: BusyClock = field(default_factory=BusyClock)
+
+    def score(self, groups: list[Group], scores: Mapping[str, Scores]) -> None:
+        """Give each group its row of every dimension and count what is missing."""
+        for name, scored in scores.items():
+            self.missing[name] = self.missing.get(name, 0) + int(np.isnan(scored.values).sum())
+            self.scored += scored.values.size
+            self.reason = next(iter(scored.missing.values()), self.reason)
+            for group, row in zip(groups, scored.values, strict=True):
+                group.rewards[name] = np.asarray(row, dtype=np.float64)
+
+    @property
+    def missing_share(self) -> float:
+        """Share of all scores asked for so far that are missing."""
+        return sum(self.missing.values()) / self.scored if self.scored else 0.0
+
+    def record(self, iteration: int) -> IterationRecord:
+        """The summary, once every group is delivered or settled; needs at least one accepted group."""
+        names = self.groups[0].rewards
+        tables = {name: np.stack([group.rewards[name] for group in self.groups]) for name in names}
+        oldest = min(group.version for group in self.groups)
+        return IterationRecord(
+            iteration=iteration,
+            version=oldest,
+            window=self.window,
+            staleness=iteration - oldest,
+            groups=len(self.groups),
+            samples=self.samples,
+            nfe=self.nfe,
+            reward={name: _mean(table) for name, table in tables.items()},
+            reward_std={name: _mean(np.array([_std(row) for row in table])) for name, table in tables.items()},
+            missing=dict(self.missing),
+            seconds={"rollout": self.rollout.seconds, "reward": self.reward.seconds},
+            resubmitted=self.resubmitted,
+        )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is there; NaN when nothing is."""
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if found.size else float("nan")
+
+
+def _std(values: np.ndarray) -> float:
+    found = values[~np.isnan(values)]
+    return float(found.std()) if found.size else float("nan")
