@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,9 +132,20 @@ def test_every_test_folder_is_a_package_and_mirrors_a_room() -> None:
         assert folder.name in ROOMS, folder
 
 
-def test_no_module_names_clash_with_the_standard_library() -> None:
-    import sys
+def test_errors_survive_the_way_between_processes() -> None:
+    """An exception is unpickled by calling its class with `args`; an `__init__` of its own needs `__reduce__` too."""
+    wrong = []
+    for path in ALL_SOURCES:
+        for node in ast.walk(_parse(path)):
+            bases = {ast.unparse(base).split(".")[-1] for base in node.bases} if isinstance(node, ast.ClassDef) else ()
+            if isinstance(node, ast.ClassDef) and any(base.endswith(("Error", "Exception")) for base in bases):
+                methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+                if "__init__" in methods and "__reduce__" not in methods:
+                    wrong.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not wrong, "\n".join(wrong)
 
+
+def test_no_module_names_clash_with_the_standard_library() -> None:
     assert not set(ROOMS) & sys.stdlib_module_names
 
 
