@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rewards_service.batch import Batch, finish, prepare
 from rewards_service.scores import Reference, Scores
-from rewards_service.spectra import power_frames
+from rewards_service.spectra import CHUNK, mono, power_frames
 
 FRAME_S = 0.02
 SPECTRUM_S = 0.032
@@ -63,34 +63,46 @@ class AestheticScorer:
     def _levels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B,) 95th and 10th percentile of the level of 20 ms frames in dBFS, not below -90."""
         length = max(round(FRAME_S * batch.sample_rate), 1)
-        frames = batch.audio.unfold(-1, length, length)
-        power = frames.square().mean(dim=(1, 3)).clamp_min_(1e-9)
-        ordered = (10 * torch.log10(power)).sort(dim=1).values
+        whole = batch.audio.shape[-1] // length
+        frames = batch.audio[..., : whole * length].unflatten(-1, (whole, length))
+        power = torch.linalg.vector_norm(frames, dim=3).square().mean(1) / length
+        ordered = (10 * torch.log10(power.clamp_min_(1e-9))).sort(dim=1).values
         last = ordered.shape[1] - 1
         return ordered[:, round(0.95 * last)], ordered[:, round(0.10 * last)]
 
     def _bandwidth(self, batch: Batch) -> Tensor:
-        """(B,) frequency in Hz below which 99.9 % of the energy above the noise floor lies."""
+        """(B,) frequency in Hz below which 99 % of the energy lies, less the spectrum of the quietest frames."""
         size = 2 ** round(np.log2(SPECTRUM_S * batch.sample_rate))
-        power = power_frames(batch.audio.mean(1), size, size)
-        spectrum = power.mean(1) - power.kthvalue(max(power.shape[1] // 10, 1), dim=1).values
-        total = spectrum.clamp_min(0).cumsum(1)
-        edge = (total < 0.99 * total[:, -1:]).sum(1)
-        return edge * (batch.sample_rate / size)
+        edges = [self._edge(power_frames(part, size, size)) for part in mono(batch.audio).split(CHUNK)]
+        return torch.cat(edges) * (batch.sample_rate / size)
+
+    def _edge(self, power: Tensor) -> Tensor:
+        """(B, F, K) power spectra to the (B,) bin that ends the band."""
+        quiet = power.sum(2).topk(max(power.shape[1] // 10, 1), dim=1, largest=False).indices
+        noise = power.gather(1, quiet[..., None].expand(-1, -1, power.shape[2])).mean(1)
+        total = (power.mean(1) - 1.5 * noise).clamp_min_(0).cumsum(1)
+        return (total < 0.99 * total[:, -1:]).sum(1)
 
     def _clipping(self, batch: Batch) -> Tensor:
         """(B,) share of the samples within 12 dB of the peak that are over full scale or stuck at the ceiling."""
-        size = batch.audio.abs()
+        return torch.cat([self._stuck(part) for part in batch.audio.split(CHUNK)])
+
+    def _stuck(self, audio: Tensor) -> Tensor:
+        size = audio.abs()
         peak = size.amax(dim=(1, 2), keepdim=True).clamp_min(1e-9)
-        ceiling = (0.985 * peak).clamp_max(0.999)
-        step = (size[..., 1:] - size[..., :-1]).abs_()
-        top = size >= ceiling
-        stuck = (top[..., 1:] & top[..., :-1] & (step < 1e-3 * peak)).sum(dim=(1, 2))
-        over = (size >= 0.999).sum(dim=(1, 2))
-        loud = (size > 0.25 * peak).sum(dim=(1, 2)).clamp_min(1)
-        return torch.maximum(stuck, over) / loud
+        top = size >= (0.985 * peak).clamp_max(0.999)
+        pairs = (top[..., 1:] & top[..., :-1]).nonzero(as_tuple=True)
+        still = (size[..., 1:][pairs] - size[..., :-1][pairs]).abs() < 1e-3 * peak[pairs[0], 0, 0]
+        stuck = torch.bincount(pairs[0][still], minlength=len(audio))
+        over = _count(size >= 0.999) if bool((peak >= 0.999).any()) else torch.zeros_like(stuck)
+        return torch.maximum(stuck, over) / _count(size > 0.25 * peak).clamp_min(1)
 
     def _offset(self, batch: Batch) -> Tensor:
         """(B,) share of the RMS that is a constant offset."""
         mean = batch.audio.mean(-1).abs().amax(1)
         return mean / (10 ** (batch.rms_db / 20)).clamp_min(1e-9)
+
+
+def _count(flags: Tensor) -> Tensor:
+    """(B, ...) bool to the (B,) number of True; numpy sums bytes thirty times faster than torch sums bools."""
+    return torch.from_numpy(flags.numpy().view(np.uint8).reshape(len(flags), -1).sum(1, dtype=np.int64))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewards_service.batch import resample
-from rewards_service.spectra import mel_filters, power_frames
+from rewards_service.spectra import band_power, mel_filters, mono
 from rewards_service.weights import read_weights, write_weights
 
 KIND = "contrastive-audio-text"
@@ -96,7 +96,7 @@ class ContrastiveEncoder:
         """(B, 2, S) to (B, T, bands) log-mel levels in about [-1, 1], independent of the sound's level."""
         if sample_rate != self.shape.rate:
             audio = resample(audio, sample_rate, self.shape.rate)
-        return log_mel(audio.mean(1), self.shape, self._filters)
+        return log_mel(mono(audio), self.shape, self._filters)
 
     @torch.inference_mode()
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
@@ -125,9 +125,9 @@ class ContrastiveEncoder:
         return ContrastiveEncoder(towers, shape, about["vocabulary"], about["common"], about["texts"])
 
 
-def log_mel(mono: Tensor, shape: Shape, filters: Tensor) -> Tensor:
+def log_mel(signal: Tensor, shape: Shape, filters: Tensor) -> Tensor:
     """(B, S) to (B, T, bands) levels below the loudest band, mapped from [-range_db, 0] to [-1, 1]."""
-    power = power_frames(mono, shape.window, shape.hop) @ filters
+    power = band_power(signal, shape.window, shape.hop, filters)
     power = power / power.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     levels = 10 * torch.log10(power.clamp_min_(10 ** (-shape.range_db / 10)))
     return levels * (2 / shape.range_db) + 1
@@ -164,7 +164,7 @@ def fit(
     encoder = ContrastiveEncoder(towers, shape, vocabulary, common, sorted(set(texts)))
     bags = encoder.bags(texts)
     sounds = torch.from_numpy(np.ascontiguousarray(waveforms, dtype=np.float32))
-    levels = torch.cat([encoder.levels(part, sample_rate) for part in sounds.split(64)])
+    levels = encoder.levels(sounds, sample_rate)
     noises = encoder.levels(_noises(64, sounds.shape[-1], generator), shape.rate)
     towers.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=0.01)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rewards_service.batch import resample
 from rewards_service.errors import RewardError
-from rewards_service.spectra import mel_filters, power_frames
+from rewards_service.spectra import band_power, mel_filters, mono
 from rewards_service.weights import read_weights, write_weights
 
 KIND = "sound-classifier"
@@ -33,7 +33,7 @@ def cepstral_statistics(audio: Tensor, sample_rate: int) -> Tensor:
     and how fast the sound decays (share of frames within 10, 20 and 40 dB of the loudest)."""
     if sample_rate != RATE:
         audio = resample(audio, sample_rate, RATE)
-    power = power_frames(audio.mean(1), WINDOW, HOP) @ mel_filters(BANDS, WINDOW, RATE, 40.0, 8000.0)
+    power = band_power(mono(audio), WINDOW, HOP, mel_filters(BANDS, WINDOW, RATE, 40.0, 8000.0))
     energy = power.sum(-1)
     loudest = energy.amax(1, keepdim=True).clamp_min(1e-12)
     depth = 10 * torch.log10((energy / loudest).clamp_min(1e-9))
@@ -66,7 +66,7 @@ class Judge:
     def probabilities(self, waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
         """(B, 2, S) waveforms to (B, K) class probabilities."""
         audio = torch.from_numpy(np.array(waveforms, dtype=np.float32))
-        features = torch.cat([cepstral_statistics(part, sample_rate) for part in audio.split(64)])
+        features = cepstral_statistics(audio, sample_rate)
         return self.layers((features - self.mean) / self.spread).softmax(1).numpy()
 
     def predict(self, waveforms: np.ndarray, sample_rate: int) -> list[str]:
@@ -100,7 +100,7 @@ def fit(
     if len(names) < 2:
         raise RewardError(f"A judge needs at least two classes to tell apart; got {list(names)}.")
     audio = torch.from_numpy(np.array(waveforms, dtype=np.float32))
-    features = torch.cat([cepstral_statistics(part, sample_rate) for part in audio.split(64)])
+    features = cepstral_statistics(audio, sample_rate)
     mean, spread = features.mean(0), features.std(0).clamp_min(1e-3)
     features, target = (features - mean) / spread, torch.from_numpy(targets)
     generator = torch.Generator().manual_seed(seed)

@@ -49,7 +49,10 @@ class Scores:
 class Scorer(Protocol):
     """One reward dimension. Stateless between calls; batched; never writes files."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The dimension."""
+        ...
 
     def score(
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False

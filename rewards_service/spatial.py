@@ -77,7 +77,7 @@ class SpatialScorer:
         ).flatten(0, 1)
         power = windows.square().sum(-1) + 1e-10
         level = 10 * torch.log10(power[:, 1] / power[:, 0])
-        size = next_fast_len(length + round(2 * self.delay_s * rate), real=True)
+        size = int(next_fast_len(length + round(2 * self.delay_s * rate), real=True) or length)
         spectrum = torch.fft.rfft(windows, n=size)
         cross = spectrum[:, 0] * spectrum[:, 1].conj()
         cross = cross * cross.abs().clamp_min_(1e-12).pow_(-self.whitening)
