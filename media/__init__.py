@@ -1,0 +1,1 @@
+"""Reading and writing video and sound with PyAV, and the Parquet table of clips."""
