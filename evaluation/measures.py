@@ -28,11 +28,12 @@ AUDIBLE_DBFS = -50.0
 
 @dataclass(frozen=True)
 class EventPan:
-    """Stereo cues of one event at a position in -1..1.
+    """Stereo cues of one event at `time` s and a position in -1..1.
 
     level_db: right over left. delay_ms: positive when the left channel lags, that is, when the source is on the right.
     """
 
+    time: float
     position: float
     level_db: float
     delay_ms: float
@@ -134,7 +135,7 @@ def event_pans(waveform: np.ndarray, rate: int, reference: Reference) -> list[Ev
         segment = waveform[:, max(0, first) : max(0, last)]
         if segment.shape[1] < 0.02 * rate or _rms_db(segment) < AUDIBLE_DBFS:
             continue
-        pans.append(EventPan(reference.position_at(time), level_difference(segment), delay(segment, rate)))
+        pans.append(EventPan(time, reference.position_at(time), level_difference(segment), delay(segment, rate)))
     return pans
 
 

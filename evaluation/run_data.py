@@ -1,0 +1,132 @@
+"""A run folder as the report sees it; any piece may be missing: a report is wanted most while a run is unfinished."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cot_service.plan import DIMENSIONS
+from evaluation.samples import SamplePair, read_samples
+from settings import PrismError
+
+COLUMNS = (*DIMENSIONS, "total")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A held-out score after `version` updates; stderr over scenes where known."""
+
+    version: int
+    mean: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Contents of a run folder. problems: what is missing or unreadable, in words for the reader."""
+
+    path: Path
+    config: str
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+    pairs: list[SamplePair]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def iterations(self) -> int:
+        """Finished iterations."""
+        known = [version(line) for line in self.metrics]
+        return int(self.summary.get("iterations") or max(known, default=0))
+
+    def training(self, column: str) -> list[tuple[int, float]]:
+        """(version, mean reward of the iteration's samples) of a dimension or of `total`."""
+        return list(self._curve(lambda line: (line.get("reward") or {}).get(column, line.get(column))))
+
+    def metric(self, *keys: str) -> list[tuple[int, float]]:
+        """(version, value) of a field of metrics.jsonl, nested by `keys`."""
+
+        def find(line: dict[str, Any]) -> Any:
+            value: Any = line
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            return value
+
+        return list(self._curve(find))
+
+    def _curve(self, find: Any) -> Iterator[tuple[int, float]]:
+        for line in self.metrics:
+            value = find(line)
+            if isinstance(value, (int, float)) and value == value:
+                yield version(line), float(value)
+
+    def heldout(self, column: str) -> list[Point]:
+        """Held-out scores over the run: those of the metrics, with the summary's at both ends."""
+        points = {v: Point(v, mean) for v, mean in self._curve(lambda m: (m.get("heldout") or {}).get(column))}
+        for key, at in (("before", 0), ("after", self.iterations)):
+            score = score_of(self.summary, key, column)
+            if score is not None:
+                points[at] = Point(at, *score)
+        return [points[at] for at in sorted(points)]
+
+    def ends(self, column: str) -> tuple[Point | None, Point | None]:
+        """First and last held-out score; the last is None until there are two."""
+        points = self.heldout(column)
+        return (points[0] if points else None), (points[-1] if len(points) > 1 else None)
+
+
+def version(line: dict[str, Any]) -> int:
+    """Updates finished when a metrics line was written."""
+    return int(line.get("version", line.get("iteration", -1) + 1))
+
+
+def score_of(summary: dict[str, Any], key: str, column: str) -> tuple[float, float | None] | None:
+    """(mean, stderr) of `heldout.<key>.<column>` in summary.json."""
+    entry = ((summary.get("heldout") or {}).get(key) or {}).get(column) or {}
+    return (float(entry["mean"]), entry.get("stderr")) if entry.get("mean") is not None else None
+
+
+def load_run(path: str | Path) -> RunData:
+    """Read a run folder. Raises PrismError when it is not a folder or holds neither config, metrics nor summary."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise PrismError(f"{folder} is not a run folder; give the path of one, for example runs/latest.")
+    files = {name: folder / name for name in ("config.yaml", "metrics.jsonl", "summary.json")}
+    if not any(f.is_file() for f in files.values()):
+        raise PrismError(f"{folder} holds none of {', '.join(files)}; is it the folder of a run?")
+    problems = [f"{name} is not there yet." for name, file in files.items() if not file.is_file()]
+    config = files["config.yaml"].read_text(encoding="utf-8") if files["config.yaml"].is_file() else ""
+    metrics = _read_metrics(files["metrics.jsonl"], problems)
+    summary = _read_summary(files["summary.json"], problems)
+    return RunData(folder.resolve(), config, metrics, summary, read_samples(folder, problems), problems)
+
+
+def _read_metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The lines by version; a line that a resumed run wrote again replaces the earlier one."""
+    lines: dict[int, dict[str, Any]] = {}
+    broken = 0
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+            lines[version(line)] = line
+        except (ValueError, AttributeError, TypeError):
+            broken += 1
+    if broken:
+        problems.append(f"{broken} unreadable line{'s' * (broken > 1)} of metrics.jsonl left out.")
+    return [lines[key] for key in sorted(lines)]
+
+
+def _read_summary(path: Path, problems: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problems.append(f"summary.json is unreadable: {error}.")
+        return {}
+    return summary if isinstance(summary, dict) else {}

@@ -1,0 +1,110 @@
+"""Samples of a run on disk: one video with sound and one JSON record per clip, before and after training."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from media.video import mux
+
+Phase = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """What is known about one generated sound.
+
+    plan: the four texts and their source. scores: dimension -> score, None where missing (the reason is in `missing`).
+    measured: dimension -> what its scorer found. events: visible impacts in s.
+    positions: -1..1 per frame at `position_fps` Hz.
+    """
+
+    clip_id: str
+    seconds: float
+    plan: dict[str, str] = field(default_factory=dict)
+    caption: str | None = None
+    scores: dict[str, float | None] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    events: tuple[float, ...] = ()
+    positions: tuple[float, ...] = ()
+    position_fps: float = 1.0
+
+    @property
+    def total(self) -> float | None:
+        """Unweighted mean of the scores; None when there are none or one is missing."""
+        values = [v for v in self.scores.values() if v is not None]
+        return sum(values) / len(values) if values and len(values) == len(self.scores) else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record with its video, None when the video is absent."""
+
+    record: SampleRecord
+    video: Path | None
+
+
+@dataclass(frozen=True)
+class SamplePair:
+    """One clip before and after training; either may be absent."""
+
+    clip_id: str
+    before: Sample | None
+    after: Sample | None
+
+
+def save_sample(
+    run_dir: Path, phase: Phase, record: SampleRecord, picture: Path, waveform: np.ndarray, sample_rate: int
+) -> Path:
+    """Put (2, S) sound under the picture of a video and write the record beside it; returns the video's path.
+
+    Raises the MediaError of the picture or output.
+    """
+    folder = run_dir / "samples" / phase
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.clip_id)
+    mux(picture, waveform, sample_rate, folder / f"{stem}.mp4")
+    text = json.dumps(plain(asdict(record)), indent=1, ensure_ascii=False)
+    (folder / f"{stem}.json").write_text(text, encoding="utf-8")
+    return folder / f"{stem}.mp4"
+
+
+def read_samples(run_dir: Path, problems: list[str]) -> list[SamplePair]:
+    """All pairs under `run_dir/samples`, by clip id; what cannot be read is added to `problems`."""
+    phases = [_read_phase(run_dir / "samples" / phase, problems) for phase in ("before", "after")]
+    return [SamplePair(name, phases[0].get(name), phases[1].get(name)) for name in sorted({*phases[0], *phases[1]})]
+
+
+def _read_phase(folder: Path, problems: list[str]) -> dict[str, Sample]:
+    samples = {}
+    stems = {p.stem for p in folder.glob("*.mp4")} | {p.stem for p in folder.glob("*.json")}
+    for stem in stems:
+        video, record = folder / f"{stem}.mp4", folder / f"{stem}.json"
+        samples[stem] = Sample(_read_record(record, stem, problems), video if video.is_file() else None)
+    return samples
+
+
+def _read_record(path: Path, stem: str, problems: list[str]) -> SampleRecord:
+    try:
+        return SampleRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        problems.append(f"samples/{path.parent.name}/{path.name} cannot be read: {error}.")
+        return SampleRecord(clip_id=stem, seconds=0.0)
+
+
+def plain(value: Any) -> Any:
+    """A nested value with only what strict JSON holds: numpy becomes lists and numbers, NaN and infinity null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
