@@ -42,17 +42,21 @@ class Ranks:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
+        # NCCL moves device memory only.
+        self._device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """One all-reduce over all tensors laid end to end."""
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self._device)
         dist.all_reduce(flat, op=dist.ReduceOp.SUM)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def max_(self, tensor: Tensor) -> None:
         """One all-reduce."""
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        moved = tensor.to(self._device)
+        dist.all_reduce(moved, op=dist.ReduceOp.MAX)
+        tensor.copy_(moved)
 
 
 def collective() -> Collective:

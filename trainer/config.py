@@ -120,8 +120,10 @@ class LearnerConfig(Section):
     """The loop around the optimiser.
 
     num_workers: Ray Train workers; 0 trains in the driver process. use_gpu: one accelerator per worker.
-    iterations: in the whole run. checkpoint_every, eval_every: iterations; 0 means only at the end.
+    iterations: in the whole run. checkpoint_every, eval_every: in iterations, 0 for never; the end of a run always
+    leaves a checkpoint.
     keep_checkpoints: how many of the newest stay on disk. max_failures: worker failures before the run gives up.
+    torch_threads: of each learner process; results are bit-equal only for one number of threads.
     deadline_s: longest wait for one remote call, seconds. take_timeout_s: longest wait for a batch, seconds.
     """
 
@@ -132,5 +134,6 @@ class LearnerConfig(Section):
     eval_every: NonNegativeInt = 25
     keep_checkpoints: PositiveInt = 3
     max_failures: NonNegativeInt = 3
+    torch_threads: PositiveInt = 1
     deadline_s: PositiveFloat = 60.0
     take_timeout_s: PositiveFloat = 600.0

@@ -8,11 +8,7 @@ class InvariantError(PrismError):
 
 
 class DivergenceError(PrismError):
-    """A loss or a gradient is no longer finite."""
-
-
-class CheckpointError(PrismError):
-    """A training checkpoint cannot be written or read."""
+    """A gradient is no longer finite."""
 
 
 class LearnerError(PrismError):
