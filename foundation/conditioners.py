@@ -1,5 +1,7 @@
 """From encoder features to the tokens and streams the DiT consumes (PrismAudio models/conditioners.py)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,9 +17,19 @@ def resample_time(tokens: Tensor, length: int) -> Tensor:
     return F.interpolate(tokens.transpose(1, 2), size=length, mode="linear").transpose(1, 2)
 
 
-def embedding_mlp(dim: int, width: int) -> nn.Sequential:
+class EmbeddingMLP(nn.Sequential):
     """Bias-free dim -> width -> width with SiLU; zero in, zero out, so that a zero condition stays a null one."""
-    return nn.Sequential(nn.Linear(dim, width, bias=False), nn.SiLU(), nn.Linear(width, width, bias=False))
+
+    def __init__(self, dim: int, width: int):
+        super().__init__(nn.Linear(dim, width, bias=False), nn.SiLU(), nn.Linear(width, width, bias=False))
+        self.dim, self.width = dim, width
+
+    @torch.no_grad()
+    def draw_unit_gain(self, generator: torch.Generator | None = None) -> None:
+        """Draw both layers from N(0, 1 / fan_in), the second times 1.68 = 1 / RMS of SiLU on a unit normal."""
+        shapes = (self.width, self.dim), (self.width, self.width)
+        for parameter, shape, gain in zip(self.parameters(), shapes, (1.0, 1.68), strict=True):
+            parameter.copy_(torch.randn(shape, generator=generator) * gain / math.sqrt(shape[1]))
 
 
 class FeatureConditioner(nn.Module):
@@ -28,7 +40,7 @@ class FeatureConditioner(nn.Module):
         # Never used in a forward pass, but released state dicts carry it wherever the dimensions differ.
         if dim != width:
             self.proj_out = nn.Linear(dim, width)
-        self.embedder = embedding_mlp(dim, width)
+        self.embedder = EmbeddingMLP(dim, width)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, dim) to (B, T, width)."""

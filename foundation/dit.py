@@ -6,13 +6,14 @@ by `prepare` and reused at every noise level.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.attention import CrossAttention, LayerNorm, RotaryEmbedding, SelfAttention
-from foundation.conditioners import embedding_mlp, resample_time
+from foundation.conditioners import EmbeddingMLP, resample_time
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 
@@ -92,6 +93,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.ff = nn.Sequential(GatedLinear(width, mult * width), nn.Identity(), nn.Linear(mult * width, width))
 
+    @property
+    def output(self) -> nn.Linear:
+        """The projection that writes to the residual stream."""
+        return cast(nn.Linear, self.ff[2])
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) to (B, T, width)."""
         return self.ff(x)
@@ -136,6 +142,11 @@ class Transformer(nn.Module):
         self.rotary_pos_emb = RotaryEmbedding(config.rotary_dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, typed."""
+        return [cast(Block, layer) for layer in self.layers]
+
     def forward(self, tokens: Tensor, time: Tensor, prepared: Prepared) -> Tensor:
         """Latent tokens (B, L, C) and time tokens (B or 1, width) to (B, L, C)."""
         x = self.project_in(tokens)
@@ -146,7 +157,7 @@ class Transformer(nn.Module):
             x = torch.cat([x[:conditioned] + prepared.stream, x[conditioned:]])
         x = torch.cat([time[:, None].expand(x.shape[0], 1, -1), x], dim=1)
         rotary = self.rotary_pos_emb(x.shape[1], self.head_dim)
-        for layer, keys, values in zip(self.layers, prepared.keys, prepared.values, strict=True):
+        for layer, keys, values in zip(self.blocks, prepared.keys, prepared.values, strict=True):
             x = layer(x, rotary, keys, values)
         return self.project_out(x[:, 1:])
 
@@ -164,9 +175,9 @@ class DiffusionTransformer(nn.Module):
         self.to_timestep_embed = nn.Sequential(
             nn.Linear(config.timestep_features, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.to_cond_embed = embedding_mlp(width, width)
-        self.to_add_embed = embedding_mlp(width, width)
-        self.to_sync_embed = embedding_mlp(width, width)
+        self.to_cond_embed = EmbeddingMLP(width, width)
+        self.to_add_embed = EmbeddingMLP(width, width)
+        self.to_sync_embed = EmbeddingMLP(width, width)
         self.transformer = Transformer(config)
         self.preprocess_conv = nn.Conv1d(channels, channels, 1, bias=False)
         self.postprocess_conv = nn.Conv1d(channels, channels, 1, bias=False)
@@ -187,7 +198,7 @@ class DiffusionTransformer(nn.Module):
             cross_keep, add_keep, sync_keep = (~mask[:, None, None] for mask in drop)
             context, video, sync = context * cross_keep, video * add_keep, sync * sync_keep
         context = self.to_cond_embed(context)
-        pairs = [layer.cross_attn.keys_values(context) for layer in self.transformer.layers]  # type: ignore[union-attr]
+        pairs = [layer.cross_attn.keys_values(context) for layer in self.transformer.blocks]
         add = resample_time(self.to_add_embed(video), length)
         sync = resample_time(self.to_sync_embed(sync), length)
         stream = self.transformer.gate.sigmoid() * add + self.transformer.sync_gate.sigmoid() * sync

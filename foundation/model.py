@@ -1,11 +1,9 @@
 """The flow model: conditioners and DiT under the names of the released state dict."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from foundation.conditioners import MultiConditioner
+from foundation.conditioners import EmbeddingMLP, MultiConditioner
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 from foundation.dit import DiffusionTransformer, Prepared
@@ -84,22 +82,16 @@ def initialise_unit_gain(model: FlowModel, generator: torch.Generator | None = N
     """Draw every condition path at unit gain and zero what writes to the residual stream.
 
     Two bias-free MLPs stand in series on each condition path; the default uniform draw shrinks the condition by orders
-    of magnitude. Both layers are drawn from N(0, 1 / fan_in) and the second scaled by 1.68, the inverse RMS of
-    SiLU on a unit normal. Attention and feed-forward outputs and the two 1x1 convolutions start at zero; project_out
-    keeps its default draw.
+    of magnitude, and a text is then learned very slowly. Attention and feed-forward outputs and the two 1x1
+    convolutions start at zero; project_out keeps its default draw.
     """
+    for module in model.modules():
+        if isinstance(module, EmbeddingMLP):
+            module.draw_unit_gain(generator)
     dit = model.dit
-    paths = [dit.to_cond_embed, dit.to_add_embed, dit.to_sync_embed]
-    paths += [part.embedder for part in model.conditioner.conditioners.values()]  # type: ignore[misc]
-    for path in paths:
-        for layer, gain in ((path[0], 1.0), (path[2], 1.68)):
-            weight = layer.weight
-            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            weight.copy_(noise * gain / math.sqrt(weight.shape[1]))
-    nn.init.zeros_(dit.preprocess_conv.weight)
-    nn.init.zeros_(dit.postprocess_conv.weight)
-    for block in dit.transformer.layers:
-        nn.init.zeros_(block.self_attn.to_out.weight)  # type: ignore[union-attr]
-        nn.init.zeros_(block.cross_attn.to_out.weight)  # type: ignore[union-attr]
-        nn.init.zeros_(block.ff.ff[2].weight)  # type: ignore[index]
-        nn.init.zeros_(block.ff.ff[2].bias)  # type: ignore[index]
+    silent = [dit.preprocess_conv, dit.postprocess_conv]
+    for block in dit.transformer.blocks:
+        silent += [block.self_attn.to_out, block.cross_attn.to_out, block.ff.output]
+    for module in silent:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
