@@ -21,7 +21,7 @@ class AestheticScorer:
     range_db: distance of the loud frames (95th percentile) from the noise floor (10th) that counts as fully clean.
     level_db: RMS level aimed at, dBFS. level_tolerance_db: distance at which the level part falls to 1/e.
     bandwidth_hz: from `narrow_hz` (0) to `wide_hz` (1) on a log axis; the band holds all but 0.1 % of the energy.
-    clipping: share of the loud samples that are stuck at the ceiling, `clipped` being as bad as it gets.
+    clipping: share of the loud samples that are stuck at the ceiling; `clipped` of them cost a factor 1/e.
     """
 
     range_db: float = 45.0
@@ -43,7 +43,7 @@ class AestheticScorer:
         span = ((loud - floor) / self.range_db).clamp(0, 1)
         level = torch.exp(-(batch.rms_db - self.level_db).abs() / self.level_tolerance_db)
         width = torch.log(bandwidth.clamp_min(1.0) / self.narrow_hz) / np.log(self.wide_hz / self.narrow_hz)
-        faults = (1 - clipping / self.clipped).clamp_min(0) * (1 - offset).clamp_min(0)
+        faults = torch.exp(-clipping / self.clipped) * (1 - offset).clamp_min(0)
         values = (0.55 * span + 0.3 * level + 0.15 * width.clamp(0, 1)) * faults
         measured = None
         if detail:

@@ -1,0 +1,82 @@
+"""Starting the reward replicas as named Ray actors, and finding them again by name."""
+
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError
+
+from rewards_service.actor import RewardActor
+from rewards_service.config import RewardConfig
+from rewards_service.errors import RewardError
+
+Replicas = dict[str, list[ActorHandle]]
+
+
+def replica_name(dimension: str, index: int) -> str:
+    """Name of a replica inside the run's namespace."""
+    return f"reward-{dimension}-{index}"
+
+
+def deploy(config: RewardConfig, namespace: str | None = None, start_s: float = 120.0, threads: int = 1) -> Replicas:
+    """Start every dimension's replicas in the running Ray session and wait until each has scored once.
+
+    A replica is restarted for ever; a call in flight at its death is not repeated by Ray (the client decides).
+    Raises RewardError when one does not start within `start_s` seconds, with its reason; the others are then stopped.
+    """
+    replicas: Replicas = {}
+    for dimension, scorer in config.scorers.items():
+        replicas[dimension] = [
+            _remote(scorer.num_cpus, scorer.num_gpus, replica_name(dimension, index), namespace).remote(
+                dimension, scorer, threads
+            )
+            for index in range(scorer.replicas)
+        ]
+    waiting = {handle.health.remote(): name for name, handle in _named(replicas)}
+    try:
+        for ref, name in waiting.items():
+            _await_start(ref, name, start_s)
+    except RewardError:
+        stop(replicas)
+        raise
+    return replicas
+
+
+def connect(config: RewardConfig, namespace: str | None = None) -> Replicas:
+    """The replicas that `deploy` started, by name. Raises RewardError when one does not exist."""
+    replicas: Replicas = {}
+    for dimension, scorer in config.scorers.items():
+        try:
+            names = [replica_name(dimension, index) for index in range(scorer.replicas)]
+            replicas[dimension] = [ray.get_actor(name, namespace=namespace) for name in names]
+        except ValueError as error:
+            raise RewardError(f"No {dimension} reward is running here ({error}); deploy the rewards first.") from error
+    return replicas
+
+
+def stop(replicas: Replicas) -> None:
+    """End all replicas for good."""
+    for _, handle in _named(replicas):
+        ray.kill(handle, no_restart=True)
+
+
+def _remote(num_cpus: float, num_gpus: float, name: str, namespace: str | None) -> Any:
+    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
+    options |= {"max_restarts": -1, "max_task_retries": 0}
+    return ray.remote(RewardActor).options(**options, **({"namespace": namespace} if namespace else {}))
+
+
+def _named(replicas: Replicas) -> list[tuple[str, ActorHandle]]:
+    return [(replica_name(d, i), handle) for d, handles in replicas.items() for i, handle in enumerate(handles)]
+
+
+def _await_start(ref: Any, name: str, start_s: float) -> None:
+    try:
+        ray.get(ref, timeout=start_s)
+    except GetTimeoutError as error:
+        raise RewardError(
+            f"{name} did not start within {start_s:.0f} s; Ray has {ray.available_resources()} free for it"
+        ) from error
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise RewardError(f"{name} could not start: {cause}") from error

@@ -1,0 +1,36 @@
+"""What is accepted as scores: anything else becomes a missing score with its reason, never a number."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rewards_service.scores import Scores
+
+
+def all_missing(groups: int, members: int, reason: str) -> Scores:
+    """(G, N) missing scores."""
+    return Scores(np.full((groups, members), np.nan), {(g, n): reason for g in range(groups) for n in range(members)})
+
+
+def checked(answer: Any, groups: int, members: int) -> tuple[Scores, str | None]:
+    """The usable part of a scorer's answer, and what was wrong with it (None when it kept its contract).
+
+    A wrong type or shape loses all scores; an unexplained NaN or a value outside [0, 1] loses that sample's.
+    """
+    if not isinstance(answer, Scores):
+        reason = f"the scorer answered with {type(answer).__name__}, not Scores"
+        return all_missing(groups, members, reason), reason
+    values = np.array(answer.values)
+    if values.shape != (groups, members) or values.dtype.kind != "f":
+        reason = f"the scorer answered {values.dtype} values of shape {values.shape}, not floats of {(groups, members)}"
+        return all_missing(groups, members, reason), reason
+    values = values.astype(np.float64)
+    bad = ~np.isfinite(values) | (values < 0) | (values > 1)
+    missing = dict(answer.missing)
+    unexplained = [(int(g), int(n)) for g, n in np.argwhere(bad) if (int(g), int(n)) not in missing]
+    missing |= {at: f"the scorer answered {values[at]}" for at in unexplained}
+    for at in missing:
+        values[at] = np.nan
+    problem = f"{len(unexplained)} scores are no numbers in [0, 1]" if unexplained else None
+    return replace(answer, values=values, missing=missing), problem
