@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -17,14 +16,28 @@ _RECORD_TRIES = 10
 _RECORD_PAUSE_S = 0.02
 
 
-@dataclass(frozen=True)
-class Names:
-    """Where the actors are found."""
+class Names(Protocol):
+    """Under which names `ray.get_actor` finds the run's actors."""
 
-    namespace: str
-    buffer: str = "buffer"
-    weights: str = "weights"
-    coordinator: str = "coordinator"
+    @property
+    def namespace(self) -> str:
+        """Of the run in Ray."""
+        ...
+
+    @property
+    def buffer(self) -> str:
+        """The experience buffer's."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """The weight store's."""
+        ...
+
+    @property
+    def coordinator(self) -> str:
+        """The coordinator's."""
+        ...
 
 
 class Experience:
