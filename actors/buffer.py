@@ -67,10 +67,10 @@ class ExperienceBuffer:
         self._metrics = BufferMetrics()
         self._changed = asyncio.Condition()
 
-    async def expect(self, iteration: int, count: int) -> int:
-        """Announce an iteration of `count` groups; returns the epoch to send with them. Idempotent."""
-        self._ledger.expect(iteration, count)
-        return self._epoch
+    async def expect(self, iteration: int, count: int, epoch: int = 0) -> None:
+        """Announce an iteration of `count` groups, before anything else about it. Idempotent."""
+        if epoch == self._epoch:
+            self._ledger.expect(iteration, count)
 
     async def add(self, groups: list[Group], epoch: int = 0) -> list[Admission]:
         """Take groups, one answer each. A group refused as "full" may be sent again once there is room."""

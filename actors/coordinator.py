@@ -75,6 +75,7 @@ class Coordinator:
         self._rewards = rewards
         self._metrics = RolloutMetrics()
         self._version = -1
+        self._epoch = 0
         self._next = 0
         self._stop = False
         self._error = ""
@@ -103,7 +104,7 @@ class Coordinator:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await self._call(self._buffer.rewind.remote(iteration))
+        self._epoch = await self._call(self._buffer.rewind.remote(iteration))
         self._records = {number: record for number, record in self._records.items() if number < iteration}
         self._version = self._next = iteration
         self._error = ""
@@ -176,9 +177,9 @@ class Coordinator:
         algorithm = self._plan.algorithm
         chosen = choose_prompts(self._plan.seed, iteration, algorithm.prompts, len(self._prompts))
         prompts = [self._prompts[place] for place in chosen]
-        progress = Progress(
-            epoch=await self._call(self._buffer.expect.remote(iteration, len(prompts))),
-            window=window(self._plan.seed, iteration, algorithm),
+        progress = Progress(self._epoch, window(self._plan.seed, iteration, algorithm))
+        announced = asyncio.ensure_future(
+            self._call(self._buffer.expect.remote(iteration, len(prompts), progress.epoch))
         )
         parts = split([prompt.shape for prompt in prompts], self._plan.rollout.prompts_per_task)
         tasks = [
@@ -195,7 +196,7 @@ class Coordinator:
         try:
             async with asyncio.TaskGroup() as group:
                 for task in tasks:
-                    group.create_task(self._produce(task, progress, previous))
+                    group.create_task(self._produce(task, progress, announced, previous))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         if progress.missing_share > self._plan.max_missing_share:
@@ -212,12 +213,15 @@ class Coordinator:
         self._records[iteration] = progress.record(iteration)
         self._metrics.iteration(self._records[iteration])
 
-    async def _produce(self, task: RolloutTask, progress: Progress, previous: asyncio.Task | None) -> None:
-        """Sample, score and deliver one task."""
+    async def _produce(
+        self, task: RolloutTask, progress: Progress, announced: asyncio.Future, previous: asyncio.Task | None
+    ) -> None:
+        """Sample, score and deliver one task; the buffer learns of the iteration meanwhile."""
         try:
             with self._rollout.running(), progress.rollout.running():
                 result, waveforms, attempts = await self._pool.run(task, lambda: self._version)
         except TaskLostError as error:
+            await announced
             self._metrics.lost(str(error), len(task.prompts))
             await self._call(self._buffer.lose.remote(task.iteration, list(task.indices), str(error), progress.epoch))
             return
@@ -231,6 +235,7 @@ class Coordinator:
             scores = await self._rewards.score_all(waveforms, result.sample_rate, references)
         del waveforms
         progress.score(result.groups, scores)
+        await announced
         if previous is not None:
             # In order of iterations, so that a full buffer can never hold only what the learner does not want yet.
             await asyncio.wait([previous])

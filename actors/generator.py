@@ -15,6 +15,7 @@ from foundation.conditions import Conditions
 from foundation.dit import Prepared
 from foundation.grids import grid
 from foundation.model import FlowModel
+from foundation.output import limit_peak
 from foundation.sampler import HybridSampler, group_noise, member_noise
 from trainer.config import AlgorithmConfig
 from trainer.group import Group
@@ -111,7 +112,7 @@ class FlowGenerator:
             )
             for place, (name, index, prompt) in enumerate(zip(task.group_ids, task.indices, task.prompts, strict=True))
         ]
-        decoded = self._codec.decode(rollout.final.flatten(0, 1)).clamp(-1, 1)
+        decoded = limit_peak(self._codec.decode(rollout.final.flatten(0, 1)))
         return groups, decoded.unflatten(0, rollout.final.shape[:2]).cpu().numpy()
 
     def frames(self, prompt: Prompt) -> int:

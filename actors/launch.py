@@ -89,7 +89,7 @@ def launch(
             max_restarts=-1,
             max_task_retries=0,
         )
-        .remote(build, weights, plan.rpc_deadline_s)
+        .remote(build, names.weights, names.namespace, plan.rpc_deadline_s)
         for index in range(config.workers)
     ]
     coordinator = _light(Coordinator, names, names.coordinator).remote(plan, list(prompts), workers, store, rewards)

@@ -13,7 +13,7 @@ from trainer.group import Group, Window
 
 @dataclass
 class Progress:
-    """What has happened so far. epoch: the buffer's, sent with every call about this iteration.
+    """What has happened so far. epoch: the buffer's rewinds so far, sent with every call about this iteration.
 
     missing: missing scores per dimension, out of `scored` in all; reason: of one of them.
     """

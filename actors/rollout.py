@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import ray
@@ -41,9 +41,10 @@ class RolloutWorker:
     business: Ray must not repeat a generate call by itself.
     """
 
-    def __init__(self, build: Callable[[], SampleGenerator], weights: Any, deadline_s: float) -> None:
+    def __init__(self, build: Callable[[], SampleGenerator], weights: str, namespace: str, deadline_s: float) -> None:
+        # By name: a restart needs its arguments again, and Ray keeps actor handles among them only in the object store.
+        self._weights = ray.get_actor(weights, namespace)
         self._generator = build()
-        self._weights = weights
         self._deadline_s = deadline_s
         self._loaded: tuple[int, str] | None = None
 
