@@ -42,11 +42,13 @@ class Frame:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """At most about `count` round numbers that cover [low, high]."""
-    raw = max(high - low, 1e-9) / count
-    scale = 10.0 ** np.floor(np.log10(raw))
-    step = scale * next(m for m in (1, 2, 5, 10) if m * scale >= raw * 0.999)
-    return [round(float(v), 10) for v in np.arange(np.ceil(low / step - 1e-6) * step, high + step * 1e-6, step)]
+    """Multiples of 1, 2 or 5 times a power of ten in [low, high]: of these sets the one nearest to `count` in size."""
+    scale = 10.0 ** np.floor(np.log10(max(high - low, 1e-9) / count))
+    sets = []
+    for step in (m * scale for m in (1, 2, 5, 10)):
+        places = np.arange(np.ceil(low / step - 1e-6), np.floor(high / step + 1e-6) + 1)
+        sets.append([round(float(v), 10) + 0.0 for v in places * step])
+    return min(sets, key=lambda values: abs(len(values) - count))
 
 
 def smooth(points: XY, width: float = 4.0) -> list[tuple[float, float]]:
@@ -81,7 +83,9 @@ def reward_chart(title: str, tone: str, training: XY, heldout: Sequence[Point], 
         x, y = frame.x(p.version), frame.y(p.mean)
         if p.stderr:
             top, bottom = frame.y(p.mean + p.stderr), frame.y(p.mean - p.stderr)
-            parts.append(f'<path class="held-error" d="M{x:.1f},{top:.1f}V{bottom:.1f}"/>')
+            parts.append(
+                f'<path class="held-error" d="M{x - 3:.1f},{top:.1f}h6M{x:.1f},{top:.1f}V{bottom:.1f}m-3,0h6"/>'
+            )
         parts.append(f'<circle class="held-dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
     data = {"training": smooth(training), "heldout": [(p.version, p.mean, p.stderr) for p in heldout]}
     return _svg(frame, title, parts, {"data-chart": json.dumps(data)})
@@ -98,9 +102,10 @@ def slope_chart(
     names: Sequence[str],
     before: Sequence[float],
     after: Sequence[float | None],
+    ends: tuple[str, str],
     frame: Frame,
 ) -> Markup:
-    """Every dimension's held-out score before and after, as lines from left to right with labels at both ends."""
+    """Every dimension's held-out score at both `ends`, as lines from left to right with labels."""
     left = dict(zip(names, _spread([frame.y(v) for v in before], 19), strict=True))
     known = [(n, v) for n, v in zip(names, after, strict=True) if v is not None]
     right = dict(zip([n for n, _ in known], _spread([frame.y(v) for _, v in known], 19), strict=True))
@@ -120,8 +125,8 @@ def slope_chart(
         label = f'<tspan class="value">{high:.3f}</tspan><tspan class="name {name}" dx="8">{escape(name)}</tspan>'
         parts.append(f'<text x="{x1 + 12:.1f}" y="{right[name] + 4.5:.1f}">{label}</text>')
     foot = frame.height - 4
-    parts.append(f'<text class="tick" x="{x0:.1f}" y="{foot}" text-anchor="middle">before</text>')
-    parts.append(f'<text class="tick" x="{x1:.1f}" y="{foot}" text-anchor="middle">after</text>')
+    parts.append(f'<text class="tick" x="{x0:.1f}" y="{foot}" text-anchor="middle">{escape(ends[0])}</text>')
+    parts.append(f'<text class="tick" x="{x1:.1f}" y="{foot}" text-anchor="middle">{escape(ends[1])}</text>')
     return _svg(frame, title, parts, {})
 
 

@@ -1,6 +1,7 @@
 """Numbers and measured details in words a reader can take in."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 UNITS = {"_s": "s", "_ms": "ms", "_db": "dB", "_hz": "Hz", "_share": "%"}
@@ -50,24 +51,36 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def details(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a scorer measured as (label, text) rows; units come from the key's ending, records become lines."""
-    return [row for key, value in measured.items() if value not in (None, [], {}) for row in _rows(key, value)]
+@dataclass(frozen=True)
+class Row:
+    """One measured thing: a text, or a small table with column headings."""
+
+    label: str
+    text: str = ""
+    head: tuple[str, ...] = ()
+    body: tuple[tuple[str, ...], ...] = ()
 
 
-def _rows(key: str, value: Any) -> list[tuple[str, str]]:
+def details(measured: Mapping[str, Any]) -> list[Row]:
+    """What a scorer measured, without what is empty or false; units come from the ends of the keys."""
+    return [_row(key, value) for key, value in measured.items() if not _empty(value)]
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, (str, list, Mapping)) and not value)
+
+
+def _row(key: str, value: Any) -> Row:
     label, unit = _label(key)
     if isinstance(value, Mapping):
-        return [(f"{label}: {name}", text) for name, text in details(value)]
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        lines = [
-            ", ".join(text if i == 0 else f"{name} {text}" for i, (name, text) in enumerate(details(v))) for v in value
-        ]
-        return [(label, "\n".join(lines))]
-    if isinstance(value, list):
-        text = (", " if not unit else "  ").join(_value(v, unit) for v in value)
-        return [(label, f"{text} {unit}".rstrip())]
-    return [(label, f"{_value(value, unit)} {unit}".rstrip())]
+        value = [value]
+    if isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+        keys = list(dict.fromkeys(k for v in value for k in v))
+        names = [_label(k) for k in keys]
+        body = tuple(tuple(_value(v.get(k), u) for k, (_, u) in zip(keys, names, strict=True)) for v in value)
+        return Row(label, head=tuple(f"{n} ({u})" if u else n for n, u in names), body=body)
+    values = value if isinstance(value, list) else [value]
+    return Row(label, f"{', '.join(_value(v, unit) for v in values)} {unit}".rstrip())
 
 
 def _label(key: str) -> tuple[str, str]:
@@ -80,7 +93,6 @@ def _value(value: Any, unit: str) -> str:
         return {True: "yes", False: "no", None: "–"}[value]
     if not isinstance(value, (int, float)):
         return str(value)
-    value = 100 * value if unit == "%" else value
-    digits = {"Hz": 0, "%": 1, "dB": 1, "ms": 2 if abs(value) < 10 else 0}.get(unit, 2)
-    text = f"{value:.{0 if isinstance(value, int) and not unit else digits}f}"
-    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+    digits = {"Hz": 0, "%": 1, "dB": 1, "ms": 1}.get(unit, 0 if isinstance(value, int) else 2)
+    text = f"{100 * value if unit == '%' else value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")

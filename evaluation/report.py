@@ -14,7 +14,7 @@ from evaluation import present
 from evaluation.charts import Frame, reward_chart, slope_chart, small_chart, span
 from evaluation.live import tally
 from evaluation.plot import plot_rewards
-from evaluation.run_data import COLUMNS, RunData, load_run, score_of
+from evaluation.run_data import COLUMNS, Point, RunData, load_run, score_of
 from evaluation.samples import Sample, SamplePair
 from evaluation.strips import Strips, draw_strips
 from media.video import read_clip
@@ -32,7 +32,7 @@ class SampleView:
     total: float | None
     video: str | None
     strips: Strips | None
-    details: list[tuple[str, list[tuple[str, str]]]]
+    details: list[tuple[str, list[present.Row]]]
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -94,7 +94,8 @@ def _dimension(run: RunData, name: str) -> dict[str, Any]:
     training, heldout = run.training(name), run.heldout(name)
     chart = reward_chart(f"{name} reward over updates", name, training, heldout, frame) if training or heldout else None
     gain = after.mean - before.mean if before and after else None
-    return {"name": name, "before": before, "after": after, "gain": gain, "chart": chart}
+    moments = (_moment(run, before), _moment(run, after))
+    return {"name": name, "before": before, "after": after, "gain": gain, "chart": chart, "moments": moments}
 
 
 def _slopes(run: RunData) -> Markup | None:
@@ -105,7 +106,17 @@ def _slopes(run: RunData) -> Markup | None:
     before = [b.mean for _, b, _ in known]
     after = [a.mean if a else None for _, _, a in known]
     frame = Frame(470, 300, (0, 1), span([*before, *(a for a in after if a is not None)], 0.02), 64, 148, 14, 34)
-    return slope_chart("Held-out scores before and after", [n for n, _, _ in known], before, after, frame)
+    names, ends = [n for n, _, _ in known], (_moment(run, known[0][1]), _moment(run, known[0][2]))
+    return slope_chart("First and last held-out scores", names, before, after, ends, frame)
+
+
+def _moment(run: RunData, point: Point | None) -> str:
+    """When a held-out score was taken, in words."""
+    if point is None:
+        return ""
+    if point.version == 0:
+        return "before"
+    return "after" if run.summary and point.version == run.iterations else f"after {point.version} updates"
 
 
 def _verdict(run: RunData) -> str:
@@ -186,12 +197,16 @@ def _health(run: RunData) -> list[tuple[str, Markup]]:
     ):
         points = run.metric(*keys)
         if len(points) > 1:
-            values = [y for _, y in points]
-            room = max((max(values) - min(values)) * 0.08, 10.0**-digits)
-            low = min(values) - room if min(values) - room > 0 or min(values) < 0 else 0.0
-            frame = Frame(300, 120, (0, max(run.iterations, 1)), (low, max(values) + room), left=46)
+            frame = Frame(300, 120, (0, max(run.iterations, 1)), _range([y for _, y in points]), left=46)
             charts.append((title, small_chart(title, points, frame, digits)))
     return charts
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Limits for a small chart: from zero, unless the values vary little against their size."""
+    low, high = min(values), max(values)
+    room = 0.1 * (high - low) or max(0.1 * abs(high), 0.5)
+    return (0.0 if 0 <= low < 2 * (high - low) or low == high == 0 else low - room, high + room)
 
 
 def _pairs(run: RunData, notes: list[str]) -> list[dict[str, Any]]:
