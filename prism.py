@@ -132,8 +132,7 @@ def report(
     """Write report.html and rewards.png of a run again."""
     from evaluation.report import write_report
 
-    written = write_report(run_dir)
-    out.print(str(written or run_dir / "report.html"), soft_wrap=True, highlight=False, markup=False)
+    out.print(str(write_report(run_dir)), soft_wrap=True, highlight=False, markup=False)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The video-to-audio model: transformer, conditioners, codec, encoders, transition kernels, sampler, checkpoints."""

@@ -13,6 +13,10 @@ class MediaError(PrismError):
         self.path = str(path)
         self.reason = message
 
+    def __reduce__(self) -> tuple[type["MediaError"], tuple[str, str]]:
+        # Unpickled in another process by calling the class; the default would pass the joined message alone.
+        return type(self), (self.path, self.reason)
+
 
 class MissingFile(MediaError):
     """No file at that path."""
