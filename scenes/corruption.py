@@ -72,5 +72,3 @@ def corrupt(scene: Scene, config: CorruptionConfig, clean_text: str) -> Recordin
     sound = normalise(sound, -24.0 + level_db) + rng.normal(0, noise, sound.shape)
     text = _aesthetic_text(noise, level_db) if rng.random() < config.described_truthfully else clean_text
     return Recording(np.clip(sound, -1, 1).astype(np.float32), text)
-
-

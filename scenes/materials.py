@@ -48,7 +48,9 @@ MATERIALS: tuple[Material, ...] = (
         ((830, 0.7, 0.22), (1790, 1.0, 0.18), (3170, 0.8, 0.14), (4850, 0.5, 0.1)),
         (2000, 7000, 0.2, 0.01),
     ),
-    Material("stone", "triangle", (("stone", "pebble"), ("rock", "pebble")), ((1150, 0.15, 0.02),), (900, 5200, 1.0, 0.03)),
+    Material(
+        "stone", "triangle", (("stone", "pebble"), ("rock", "pebble")), ((1150, 0.15, 0.02),), (900, 5200, 1.0, 0.03)
+    ),
     Material(
         "bronze",
         "triangle",

@@ -1,6 +1,6 @@
 """The clean stereo sound of a scene: one struck resonance per impact, placed by delay and level."""
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -14,7 +14,7 @@ VARIANTS = 5
 TARGET_RMS_DB = -24.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def impact(material_index: int, variant: int) -> np.ndarray:
     """One impact (S,) of a material, unit energy, 0.4 s."""
     material = MATERIALS[material_index]
@@ -24,7 +24,11 @@ def impact(material_index: int, variant: int) -> np.ndarray:
     tone = np.zeros_like(t)
     for frequency, amplitude, decay in material.modes:
         phase = rng.uniform(0, 2 * np.pi)
-        tone += amplitude * np.sin(2 * np.pi * frequency * detune * t + phase) * np.exp(-t / (decay * rng.uniform(0.85, 1.15)))
+        tone += (
+            amplitude
+            * np.sin(2 * np.pi * frequency * detune * t + phase)
+            * np.exp(-t / (decay * rng.uniform(0.85, 1.15)))
+        )
     low, high, level, decay = material.noise
     spectrum = np.fft.rfft(rng.standard_normal(len(t)))
     bins = np.fft.rfftfreq(len(t), 1 / SAMPLE_RATE)
