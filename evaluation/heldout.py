@@ -69,6 +69,8 @@ def evaluate(
             f"Held-out evaluation needs prompts and one reference for each, "
             f"got {len(prompts)} prompts and {len(references)} references."
         )
+    if not scorers:
+        raise PrismError("Held-out evaluation was given no scorer; name at least one dimension.")
     columns: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     missing: dict[str, dict[str, str]] = {name: {} for name in scorers}
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in scorers}

@@ -196,7 +196,6 @@ def _check(
     for name, given in (("references", references), ("clean waveforms", clean), ("labels", labels)):
         if given is not None and len(given) != len(waveforms):
             raise PrismError(f"{len(waveforms)} waveforms came with {len(given)} {name}; give one for each.")
-    finite = np.isfinite(waveforms).all(axis=(1, 2))
-    if not finite.all():
-        broken = [r.clip_id for r, ok in zip(references, finite, strict=True) if not ok]
+    broken = [r.clip_id for r, w in zip(references, waveforms, strict=True) if not np.isfinite(w).all()]
+    if broken:
         raise PrismError(f"Waveforms of {', '.join(broken[:5])} hold NaN or infinite samples; they cannot be measured.")

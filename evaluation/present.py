@@ -93,6 +93,8 @@ def _value(value: Any, unit: str) -> str:
         return {True: "yes", False: "no", None: "–"}[value]
     if not isinstance(value, (int, float)):
         return str(value)
+    if value != value:
+        return "–"
     digits = {"Hz": 0, "%": 1, "dB": 1, "ms": 1}.get(unit, 0 if isinstance(value, int) else 2)
     text = f"{100 * value if unit == '%' else value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")

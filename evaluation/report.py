@@ -15,7 +15,7 @@ from evaluation.charts import Frame, reward_chart, slope_chart, small_chart, spa
 from evaluation.live import tally
 from evaluation.plot import plot_rewards
 from evaluation.run_data import COLUMNS, Point, RunData, load_run, score_of
-from evaluation.samples import Sample, SamplePair
+from evaluation.samples import Sample, SamplePair, SampleRecord
 from evaluation.strips import Strips, draw_strips
 from media.video import read_clip
 from settings import PrismError
@@ -226,9 +226,10 @@ def _pairs(run: RunData, notes: list[str]) -> list[dict[str, Any]]:
     return views
 
 
-def _record(pair: SamplePair) -> Any:
-    sample = pair.after or pair.before
-    return sample.record if sample else None
+def _record(pair: SamplePair) -> SampleRecord:
+    """What is known about the clip itself, from the side that knows more."""
+    records = [sample.record for sample in (pair.after, pair.before) if sample]
+    return max(records, key=lambda record: (bool(record.plan), bool(record.events)))
 
 
 def _view(run: RunData, sample: Sample, notes: list[str], embed: bool) -> SampleView:
