@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from foundation import model as model_module
 from foundation.conditioners import EmbeddingMLP, SyncConditioner, resample_time
 from foundation.config import ModelConfig
 from foundation.model import FlowModel, initialise_unit_gain, training_dropout
@@ -139,3 +140,24 @@ def test_training_dropout_is_independent_per_path() -> None:
 def test_dimensions_that_cannot_be(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(PrismError, match=message):
         ModelConfig(**wrong)
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.0])
+def test_blocks_of_rows_change_nothing(
+    small_model: FlowModel, monkeypatch: pytest.MonkeyPatch, cfg_scale: float
+) -> None:
+    x, t = states(5), torch.rand(5)
+    with torch.no_grad():
+        prepared = small_model.prepare(small_model.condition(random_conditions(5), 64), 64, cfg_scale)
+        whole = small_model.velocity(x, t, prepared)
+        whole_at_one_level = small_model.velocity(x, 0.5, prepared)
+        rows: list[int] = []
+        small_model.dit.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+        # Two samples (one guided pair) of the largest temporary: 65 tokens x 512 numbers x 4 bytes.
+        monkeypatch.setattr(model_module, "CPU_BLOCK_BYTES", 2 * 65 * 512 * 4)
+        torch.testing.assert_close(small_model.velocity(x, t, prepared), whole, atol=1e-5, rtol=0)
+        torch.testing.assert_close(small_model.velocity(x, 0.5, prepared), whole_at_one_level, atol=1e-5, rtol=0)
+    assert rows == ([2, 2, 1] if cfg_scale == 1 else [1] * 5) * 2
+    rows.clear()
+    small_model.velocity(x, t, prepared)
+    assert rows == [5]
