@@ -10,8 +10,8 @@ from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 from foundation.dit import DiffusionTransformer, Prepared
 
-# Largest temporary of one evaluation on a CPU. Beyond it activations leave the cache and the allocator returns memory to
-# the system between layers: 96 embedded samples at once cost a fifth more than three times 32.
+# Largest temporary of one evaluation on a CPU. Beyond it activations leave the cache and the allocator gives pages back
+# to the system between layers: 96 embedded samples at once cost a fifth more than three times 32.
 CPU_BLOCK_BYTES = 6 * 2**20
 
 
