@@ -58,7 +58,7 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
     """Make the pre-trained model that `train` starts from."""
     from pipelines.pretrain import pretrain as run
 
-    run(recipe, overrides or [])
+    _print_path(run(recipe, overrides or []))
 
 
 @app.command()
@@ -74,7 +74,7 @@ def generate(
     from pipelines.generate import generate as run
 
     for written in run(videos, caption, out_dir, model=model, seed=seed, guidance=guidance):
-        out.print(str(written), soft_wrap=True, highlight=False, markup=False)
+        _print_path(written)
 
 
 @app.command()
@@ -132,7 +132,7 @@ def report(
     """Write report.html and rewards.png of a run again."""
     from evaluation.report import write_report
 
-    out.print(str(write_report(run_dir)), soft_wrap=True, highlight=False, markup=False)
+    _print_path(write_report(run_dir))
 
 
 def main() -> None:
@@ -152,6 +152,10 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("Stopped.")
         sys.exit(130)
+
+
+def _print_path(path: Path) -> None:
+    out.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_json(value: Any) -> None:
