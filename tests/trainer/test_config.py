@@ -66,4 +66,3 @@ def test_starts_are_uniform_and_pinned():
     assert all(abs(count - 200) < 5 * 14.2 for count in counts.values())
     # A changed rule would break every resume, so a few draws are pinned.
     assert [window(1, iteration, config).start for iteration in range(6)] == [20, 8, 1, 4, 17, 9]
-
