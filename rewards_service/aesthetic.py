@@ -20,7 +20,7 @@ class AestheticScorer:
 
     range_db: distance of the loud frames (95th percentile) from the noise floor (10th) that counts as fully clean.
     level_db: RMS level aimed at, dBFS. level_tolerance_db: distance at which the level part falls to 1/e.
-    bandwidth_hz: from `narrow_hz` (0) to `wide_hz` (1) on a log axis; the band holds all but 0.1 % of the energy.
+    bandwidth_hz: from `narrow_hz` (0) to `wide_hz` (1) on a log axis; the band holds all but 1 % of the energy.
     clipping: share of the loud samples that are stuck at the ceiling; `clipped` of them cost a factor 1/e.
     """
 

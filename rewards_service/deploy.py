@@ -7,6 +7,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
 from rewards_service.actor import RewardActor
+from rewards_service.build import build_scorer
 from rewards_service.config import RewardConfig
 from rewards_service.errors import RewardError
 
@@ -24,6 +25,8 @@ def deploy(config: RewardConfig, namespace: str | None = None, start_s: float = 
     A replica is restarted for ever; a call in flight at its death is not repeated by Ray (the client decides).
     Raises RewardError when one does not start within `start_s` seconds, with its reason; the others are then stopped.
     """
+    for dimension, scorer in config.scorers.items():
+        build_scorer(dimension, scorer)  # a wrong option is reported here, before any process starts
     replicas: Replicas = {}
     for dimension, scorer in config.scorers.items():
         replicas[dimension] = [
@@ -78,5 +81,5 @@ def _await_start(ref: Any, name: str, start_s: float) -> None:
             f"{name} did not start within {start_s:.0f} s; Ray has {ray.available_resources()} free for it"
         ) from error
     except RayError as error:
-        cause = getattr(error, "cause", None) or error
+        cause = str(error).strip().splitlines()[-1]  # a Ray error ends with the exception that the actor met
         raise RewardError(f"{name} could not start: {cause}") from error

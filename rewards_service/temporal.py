@@ -61,6 +61,7 @@ class TemporalScorer:
         loudest = power.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         levels = decibels(power, loudest * 10 ** (-self.range_db / 10))
         rise = (levels[:, 1:] - levels[:, :-1]).clamp_min_(0).mean(-1)
+        rise[:, -1] = 0  # the last frame is half mirror image, and a mirrored tone has a kink
         rise = torch.nn.functional.pad(rise, (1, 0))
         return (rise - rise.median(dim=1, keepdim=True).values).clamp_min_(0)
 
