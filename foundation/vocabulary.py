@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+ARTICLES = frozenset({"a", "an", "the", "of", "and", "in", "on"})
 WORD = re.compile(r"\d+\.\d+|[a-z]+")
 
 
@@ -24,7 +25,9 @@ class Vocabulary:
     per_section: int = 4
 
     @classmethod
-    def learn(cls, plans: Iterable[Sequence[str]], per_section: int = 4, least: int = 5, most: float = 0.95) -> "Vocabulary":
+    def learn(
+        cls, plans: Iterable[Sequence[str]], per_section: int = 4, least: int = 5, most: float = 0.95
+    ) -> "Vocabulary":
         """Every word found in at least `least` plans but in less than a share `most` of them."""
         counts: Counter[str] = Counter()
         total = 0
@@ -45,6 +48,6 @@ class Vocabulary:
             out += found + [0] * (self.per_section - len(found))
         return out
 
-    def unknown(self, text: str, ignore: frozenset[str] = frozenset({"a", "an", "the", "of", "and", "in", "on"})) -> list[str]:
+    def unknown(self, text: str, ignore: frozenset[str] = ARTICLES) -> list[str]:
         """Words of a text that carry no token, apart from articles and the like."""
         return [w for w in dict.fromkeys(words(text)) if w not in self.known and w not in ignore]

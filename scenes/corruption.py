@@ -58,9 +58,9 @@ def corrupt(scene: Scene, config: CorruptionConfig, clean_text: str) -> Recordin
     if rng.random() < config.shift_probability:
         events = events + rng.normal(0, config.shift_s)
     keep = rng.random(len(events)) >= config.dropped
-    keep[int(rng.integers(len(keep)))] = True
+    keep[: int(not keep.any())] = True
     events, pans, gains = events[keep], pans[keep], gains[keep]
-    if rng.random() < config.invented:
+    if len(scene.events) and rng.random() < config.invented:
         events = np.append(events, rng.uniform(0.1, SECONDS - 0.2))
         pans = np.append(pans, rng.uniform(-1, 1))
         gains = np.append(gains, rng.uniform(0.5, 1.0))

@@ -56,7 +56,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(count):
-        scene = make_scene(scene_seed(split, config.seed, index))
+        scene = _scene(split, index, config, clean_text)
         clean = sound.render(scene) if clean_text is None else corrupt(scene, config.corruption, clean_text).waveform
         path = folder / f"{split}-{index:05d}.mp4"
         write_clip(path, picture.render(scene), FPS, clean, sound.SAMPLE_RATE, audio_codec="flac")
@@ -66,7 +66,18 @@ def build(
     return records
 
 
+def described(split: str, count: int, config: ScenesConfig, clean_text: str) -> list[str]:
+    """What is said about each corrupted recording of a split: its aesthetic text, in the order of `build`."""
+    scenes = (_scene(split, index, config, clean_text) for index in range(count))
+    return [corrupt(scene, config.corruption, clean_text).aesthetic for scene in scenes]
+
+
+def _scene(split: str, index: int, config: ScenesConfig, clean_text: str | None) -> Scene:
+    quiet = 0.0 if clean_text is None else config.quiet
+    return make_scene(scene_seed(split, config.seed, index), quiet)
+
+
 def folder_name(split: str, count: int, config: ScenesConfig) -> str:
     """Cache folder of a split; changes with anything that changes its content."""
-    key = f"{VERSION}|{split}|{count}|{config.seed}|{config.corruption.model_dump_json()}"
+    key = f"{VERSION}|{split}|{count}|{config.seed}|{config.quiet}|{config.corruption.model_dump_json()}"
     return f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

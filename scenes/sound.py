@@ -63,7 +63,7 @@ def place(events: np.ndarray, gains: np.ndarray, pans: np.ndarray, material_inde
 
 
 def normalise(waveform: np.ndarray, rms_db: float = TARGET_RMS_DB) -> np.ndarray:
-    """Scale to an RMS level in dBFS, kept below full scale."""
+    """Scale to an RMS level in dBFS, kept below full scale; silence stays silent."""
     rms = np.sqrt(np.mean(waveform**2)) + 1e-9
     gain = min(10 ** (rms_db / 20) / rms, 0.98 / (np.abs(waveform).max() + 1e-9))
     return (waveform * gain).astype(np.float32)

@@ -41,6 +41,8 @@ class Scene:
 
     def height(self, seconds: np.ndarray) -> np.ndarray:
         """Height above the floor in [0, 1] at the given times: ballistic arcs that touch 0 at every event."""
+        if not self.events:
+            return np.zeros_like(seconds)
         gaps = np.diff(self.events)
         first, last = self.events[0], self.events[-1]
         knots = np.array([first - max(2 * first, 0.7), *self.events, last + (gaps[-1] if len(gaps) else 0.6) * 0.8])
@@ -55,8 +57,8 @@ def scene_seed(split: str, seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index, *split.encode()]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def make_scene(seed: int) -> Scene:
-    """Draw a scene; a pure function of the seed."""
+def make_scene(seed: int, quiet: float = 0.0) -> Scene:
+    """Draw a scene; a pure function of its arguments. quiet: probability that the object slides and nothing hits."""
     rng = np.random.default_rng(seed)
     index = int(rng.integers(len(MATERIALS)))
     adjective, noun = MATERIALS[index].words[int(rng.integers(len(MATERIALS[index].words)))]
@@ -66,16 +68,20 @@ def make_scene(seed: int) -> Scene:
     events = 0.2 + cuts + MIN_GAP * np.arange(count)
     start, end = rng.uniform(-0.9, 0.9, 2)
     color = rng.uniform(0.45, 1.0, 3)
+    size, loudness = rng.uniform(0.09, 0.13), rng.uniform(0.6, 1.0, count)
     drift = (*rng.uniform(-0.9, 0.9, 2), rng.uniform(0.1, 0.35))
+    distractor = (float(drift[0]), float(drift[1]), float(drift[2])) if rng.random() < 0.5 else None
+    if rng.random() < quiet:
+        events = events[:0]
     return Scene(
         seed=seed,
         material_index=index,
         caption=f"A {adjective} {noun} bouncing.",
         events=tuple(float(e) for e in events),
-        loudness=tuple(float(v) for v in rng.uniform(0.6, 1.0, count)),
+        loudness=tuple(float(v) for v in loudness[: len(events)]),
         start=float(start),
         end=float(end),
-        size=float(rng.uniform(0.09, 0.13)),
+        size=float(size),
         color=(float(color[0]), float(color[1]), float(color[2])),
-        distractor=(float(drift[0]), float(drift[1]), float(drift[2])) if rng.random() < 0.5 else None,
+        distractor=distractor,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from foundation.encoders import Encoders
 from foundation.model import FlowModel, initialise_unit_gain, training_dropout
 from settings import Section
+from trainer.errors import DivergenceError
 
 
 class PretrainConfig(Section):
@@ -100,7 +101,7 @@ def fit(
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(f"Pre-training loss became {value} at step {step}; lower pretrain.lr ({config.lr}).")
+            raise DivergenceError(f"Pre-training loss became {value} at step {step}; lower pretrain.lr ({config.lr}).")
         on_step(step + 1, value)
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):

@@ -1,0 +1,139 @@
+"""The clips a model is judged on, prepared once: conditions, references, and what is known of their true sound."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evaluation.heldout import HeldOut, evaluate
+from evaluation.measures import Measures, measure
+from evaluation.samples import Phase, SampleRecord, save_sample
+from foundation.build import Foundation
+from foundation.conditions import Conditions
+from foundation.generate import sample_waveforms
+from foundation.model import FlowModel
+from pipelines.recipe import EvaluationConfig
+from pipelines.segments import Segment, features
+from rewards_service.judge import Judge
+from rewards_service.scores import Scorer
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Clips of one length: their places among all, conditions and latent frames."""
+
+    places: tuple[int, ...]
+    conditions: Conditions
+    frames: int
+
+
+class HeldOutSet:
+    """Scores models on fixed clips with fixed noise. Picklable, so that a remote learner can carry it."""
+
+    def __init__(
+        self,
+        foundation: Foundation,
+        found: Sequence[Segment],
+        scorers: Mapping[str, Scorer],
+        config: EvaluationConfig,
+        judge: Judge | None = None,
+    ):
+        self.foundation, self.config, self.judge = foundation, config, judge
+        self.scorers = dict(scorers)
+        self.references = [segment.reference for segment in found]
+        self.labels = [segment.label for segment in found]
+        self.sounds = [segment.clip.waveform for segment in found]
+        self.truthful = all(r.origin.get("events") == "truth" for r in self.references)
+        lengths: dict[int, list[int]] = {}
+        for place, segment in enumerate(found):
+            frames = round(segment.reference.seconds * foundation.codec.sample_rate / foundation.codec.hop)
+            lengths.setdefault(frames, []).append(place)
+        self.groups = [
+            _Group(tuple(places), features(foundation, [found[k] for k in places]), frames)
+            for frames, places in lengths.items()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def score(self, model: FlowModel | None = None, guidance: float = 1.0, detail: bool = False) -> HeldOut:
+        """Scores per clip, in the order of the segments, and the sounds themselves."""
+        parts = [self._score(group, model, guidance, detail) for group in self.groups]
+        return parts[0] if len(parts) == 1 else _in_order(parts, [place for g in self.groups for place in g.places])
+
+    def means(self, model: FlowModel, version: int) -> dict[str, Any]:
+        """Mean score per dimension, for the learner's metrics."""
+        return dict(self.score(model).means())
+
+    def measures(self, scored: HeldOut) -> Measures | None:
+        """What is not rewarded, where the truth is known; None without it or with clips of several lengths."""
+        if not self.truthful or len(self.groups) != 1 or scored.waveforms is None:
+            return None
+        labels = [label for label in self.labels if label is not None]
+        clean = [sound for sound in self.sounds if sound is not None]
+        known = len(labels) == len(self) and self.judge is not None
+        return measure(
+            scored.waveforms,
+            self.foundation.codec.sample_rate,
+            self.references,
+            clean=clean if len(clean) == len(self) else None,
+            labels=labels if known else None,
+            classify=self.judge.predict if known and self.judge is not None else None,
+        )
+
+    def save_samples(self, run_dir: Any, phase: Phase, scored: HeldOut, found: Sequence[Segment]) -> None:
+        """Write the first clips with the model's sound under their picture, and what was measured."""
+        if scored.waveforms is None:
+            return
+        for k, segment in enumerate(found[: self.config.samples]):
+            reference = segment.reference
+            record = SampleRecord(
+                clip_id=segment.id,
+                seconds=reference.seconds,
+                plan=segment.plan.as_dict(),
+                caption=segment.caption,
+                scores={name: None if np.isnan(v[k]) else float(v[k]) for name, v in scored.scenes.items()},
+                missing={n: reasons[segment.id] for n, reasons in scored.missing.items() if segment.id in reasons},
+                measured={name: rows[k] for name, rows in scored.measured.items() if rows},
+                events=reference.events,
+                positions=reference.positions,
+                position_fps=reference.position_fps,
+            )
+            save_sample(run_dir, phase, record, segment.clip, scored.waveforms[k], self.foundation.codec.sample_rate)
+
+    def _score(self, group: _Group, model: FlowModel | None, guidance: float, detail: bool) -> HeldOut:
+        def generate(places: Sequence[int]) -> np.ndarray:
+            rows = [group.places.index(place) for place in places]
+            noise = [(self.config.seed, place) for place in places]
+            sounds = sample_waveforms(
+                self.foundation, group.conditions[slice(rows[0], rows[-1] + 1)], group.frames, noise,
+                self.config.steps, guidance, model,
+            )  # fmt: skip
+            return sounds.numpy()
+
+        references = [self.references[place] for place in group.places]
+        rate = self.foundation.codec.sample_rate
+        return evaluate(
+            generate, group.places, references, self.scorers, rate, batch=64, detail=detail, keep_waveforms=True
+        )
+
+
+def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
+    """Several lengths put back into one order; their sounds cannot be stacked and are left out."""
+    order = np.argsort(places)
+    merged = parts[0]
+    names = merged.scenes
+    ids = [clip for p in parts for clip in p.clip_ids]
+    measured = {n: [m for p in parts for m in p.measured.get(n, [])] for n in names}
+    return replace(
+        merged,
+        clip_ids=tuple(ids[k] for k in order),
+        scenes={n: np.concatenate([p.scenes[n] for p in parts])[order] for n in names},
+        total=np.concatenate([p.total for p in parts])[order],
+        missing={n: {c: r for p in parts for c, r in p.missing.get(n, {}).items()} for n in names},
+        measured={
+            n: [rows[k] for k in order] for n in names if (rows := [m for p in parts for m in p.measured.get(n, [])])
+        },
+        waveforms=None,
+    )
