@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -35,9 +35,14 @@ class Rewards(Protocol):
     """What the coordinator needs of the reward client; failures come back as missing scores, not as exceptions."""
 
     async def score_all(
-        self, waveforms: Any, sample_rate: int, references: list[Reference], detail: bool = False
+        self,
+        waveforms: Any,
+        sample_rate: int,
+        references: list[Reference],
+        detail: bool = False,
+        members: int | None = None,
     ) -> Mapping[str, Scores]:
-        """Scores by dimension of (G, N, 2, S) waveforms behind an object ref."""
+        """Scores by dimension of (G, N, 2, S) waveforms behind an object ref; members is N."""
         ...
 
 
@@ -65,14 +70,21 @@ class Coordinator:
     decides is a function of (seed, iteration); what happens in which order does not change any group.
     """
 
-    def __init__(self, plan: RunPlan, prompts: Sequence[Prompt], workers: list[Any], buffer: Any, rewards: Rewards):
+    def __init__(
+        self,
+        plan: RunPlan,
+        prompts: Sequence[Prompt],
+        workers: list[Any],
+        buffer: Any,
+        rewards: Callable[[], Rewards],
+    ) -> None:
         if not prompts:
             raise CoordinatorError("There are no prompts to sample for; check the data section of the recipe.")
         self._plan = plan
         self._prompts = prompts
         self._pool = WorkerPool(workers, plan.rollout)
         self._buffer = buffer
-        self._rewards = rewards
+        self._rewards = rewards()
         self._metrics = RolloutMetrics()
         self._version = -1
         self._epoch = 0
@@ -232,7 +244,9 @@ class Coordinator:
         self._count(len(result.groups), samples, result.nfe)
         references = [prompt.reference for prompt in task.prompts]
         with self._reward.running(), progress.reward.running():
-            scores = await self._rewards.score_all(waveforms, result.sample_rate, references)
+            scores = await self._rewards.score_all(
+                waveforms, result.sample_rate, references, members=self._plan.algorithm.group_size
+            )
         del waveforms
         progress.score(result.groups, scores)
         await announced

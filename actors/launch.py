@@ -65,14 +65,14 @@ def launch(
     plan: RunPlan,
     prompts: Sequence[Prompt],
     build: Callable[[], SampleGenerator],
-    rewards: Rewards,
+    rewards: Callable[[], Rewards],
     buffer: BufferConfig,
     base: dict | None = None,
 ) -> RunActors:
     """Start weight store, buffer, rollout actors and coordinator, and wait until all rollout actors hold their model.
 
     build: makes a rollout actor's generator inside its process (`actors.generator.load_generator` with its arguments).
-    rewards: the reward client, used inside the coordinator. base: the ledger of the run this one continues.
+    rewards: makes the reward client inside the coordinator. base: the ledger of the run this one continues.
     Raises CoordinatorError or PoolError when an actor does not start.
     """
     config = plan.rollout
