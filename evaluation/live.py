@@ -47,6 +47,7 @@ class LiveView:
         self._heldout: list[Mapping[str, float | None]] = []
         self._last: dict[str, Any] = {}
         self._note = ""
+        self._lost = 0
         self._began = (clock(), 0)
         self._logged, self._logged_at = -1, float("-inf")
 
@@ -85,6 +86,7 @@ class LiveView:
         for name, value in {**(metrics.get("reward") or {}), "total": metrics.get("total")}.items():
             if name in self._history and value is not None and value == value:
                 self._history[name].append(float(value))
+        self._lost += tally(metrics.get("lost"))
         if metrics.get("heldout"):
             self._heldout.append(metrics["heldout"])
         if self._live is not None:
@@ -116,6 +118,8 @@ class LiveView:
         parts += [f"staleness {_number(staleness, 0)}", f"left {duration(left)}"]
         if self._heldout:
             parts.append(f"held-out total {_number(self._heldout[-1].get('total'))}")
+        if self._lost:
+            parts.append(f"{self._lost} groups lost")
         return " | ".join(parts)
 
     def _panel(self) -> RenderableType:
@@ -177,8 +181,8 @@ class LiveView:
         rows = [line]
         if self._dashboard:
             rows.append(Text.assemble(("Ray dashboard ", "dim"), (self._dashboard, f"link {self._dashboard}")))
-        if lost := tally((last.get("groups") or {}).get("lost")):
-            rows.append(Text(f"{lost} groups lost so far", "yellow"))
+        if self._lost:
+            rows.append(Text(f"{self._lost} groups lost so far", "yellow"))
         if self._note:
             rows.append(Text(self._note, "italic"))
         return Group(*rows)

@@ -64,7 +64,7 @@ def onsets(waveform: np.ndarray, rate: int) -> np.ndarray:
     """Onset times in seconds of a (2, S) waveform, ascending; empty for silence.
 
     A rise over 20 ms, averaged over octave bands that stand above their own noise floor, is an onset when it is a local
-    peak, at least 3 dB, at least a third of the clip's largest rise, and 90 ms away from a larger one.
+    peak, at least 3 dB, at least a quarter of the clip's largest rise, and 90 ms away from a larger one.
     """
     hop = max(1, round(0.004 * rate))
     levels = octave_levels(waveform, rate, window=round(0.016 * rate), hop=hop)
@@ -74,7 +74,7 @@ def onsets(waveform: np.ndarray, rate: int) -> np.ndarray:
     padded = np.pad(levels, ((0, 0), (lag, 0)))
     rise = np.maximum(padded[:, lag:] - padded[:, :-lag], 0.0).mean(axis=0)
     rise = rise[: len(rise) - lag]  # a sound that the end of the clip cuts off splashes over all bands
-    peaks = _separated_peaks(rise, max(3.0, rise.max() / 3), round(0.09 * rate / hop))
+    peaks = _separated_peaks(rise, max(3.0, rise.max() / 4), round(0.09 * rate / hop))
     # Half a spectral window looks ahead, so the largest rise is centred only a fifth of the lag after the contact.
     return np.maximum(0.0, (peaks - lag / 5) * hop / rate)
 

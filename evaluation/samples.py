@@ -1,5 +1,6 @@
 """Samples of a run on disk: one video with sound and one JSON record per clip, before and after training."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from media.video import mux
+from media.clip import Clip
+from media.video import mux, write_clip
 
 Phase = Literal["before", "after"]
 
@@ -57,25 +59,42 @@ class SamplePair:
 
 
 def save_sample(
-    run_dir: Path, phase: Phase, record: SampleRecord, picture: Path, waveform: np.ndarray, sample_rate: int
+    run_dir: Path, phase: Phase, record: SampleRecord, picture: Path | Clip, waveform: np.ndarray, sample_rate: int
 ) -> Path:
-    """Put (2, S) sound under the picture of a video and write the record beside it; returns the video's path.
+    """Put (2, S) sound under a picture and write the record beside it; returns the video's path.
 
-    Raises the MediaError of the picture or output.
+    picture: a video file, whose packets are copied untouched, or decoded frames. Raises the MediaError that fits.
     """
     folder = run_dir / "samples" / phase
     folder.mkdir(parents=True, exist_ok=True)
-    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.clip_id)
-    mux(picture, waveform, sample_rate, folder / f"{stem}.mp4")
+    stem = file_stem(record.clip_id)
+    video = folder / f"{stem}.mp4"
+    if isinstance(picture, Clip):
+        write_clip(video, picture.frames, picture.fps, waveform, sample_rate)
+    else:
+        mux(picture, waveform, sample_rate, video)
     text = json.dumps(plain(asdict(record)), indent=1, ensure_ascii=False)
     (folder / f"{stem}.json").write_text(text, encoding="utf-8")
-    return folder / f"{stem}.mp4"
+    return video
+
+
+def file_stem(clip_id: str) -> str:
+    """A file name for a clip id: itself where that is safe, else made safe and told apart by a hash."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in clip_id)[:60]  # at most 240 bytes
+    if safe == clip_id and not safe.startswith("."):
+        return safe
+    return f"{safe.lstrip('.')}-{hashlib.sha256(clip_id.encode()).hexdigest()[:8]}"
 
 
 def read_samples(run_dir: Path, problems: list[str]) -> list[SamplePair]:
     """All pairs under `run_dir/samples`, by clip id; what cannot be read is added to `problems`."""
     phases = [_read_phase(run_dir / "samples" / phase, problems) for phase in ("before", "after")]
-    return [SamplePair(name, phases[0].get(name), phases[1].get(name)) for name in sorted({*phases[0], *phases[1]})]
+    pairs = []
+    for stem in sorted({*phases[0], *phases[1]}):
+        before, after = phases[0].get(stem), phases[1].get(stem)
+        known = [sample.record.clip_id for sample in (after, before) if sample is not None]
+        pairs.append(SamplePair(next((name for name in known if name != stem), stem), before, after))
+    return pairs
 
 
 def _read_phase(folder: Path, problems: list[str]) -> dict[str, Sample]:

@@ -87,8 +87,8 @@ def run_dir(tmp_path: Path, scenes: list[Scene], clean: np.ndarray) -> Path:
     for i in range(2):
         source = tmp_path / f"{i}.mp4"
         write_clip(source, picture.render(scenes[i]), FPS)
-        for phase, waveform in (("before", clean[i + 2]), ("after", clean[i])):
-            save_sample(run, phase, record(scenes[i], f"clip-{i}"), source, waveform, RATE)
+        save_sample(run, "before", record(scenes[i], f"clip-{i}"), source, clean[i + 2], RATE)
+        save_sample(run, "after", record(scenes[i], f"clip-{i}"), source, clean[i], RATE)
     return run
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ REFERENCES = [Reference(f"c{i}", "", 2.0, (), (), 16.0) for i in range(5)]
 PROMPTS = [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
-def generate(prompts: list[float]) -> np.ndarray:
+def generate(prompts: Sequence[float]) -> np.ndarray:
     return np.stack([np.full((2, 8), p, np.float32) for p in prompts])
 
 

@@ -72,8 +72,10 @@ def test_a_line_without_fields_is_no_error() -> None:
         live, out = view(3, terminal, Clock())
         with live:
             live.update({})
-            live.update({"iteration": 2, "reward": {"semantic": float("nan")}, "groups": {"lost": {"timeout": 2}}})
+            live.update({"iteration": 2, "reward": {"semantic": float("nan")}, "lost": {"timeout": 2}})
+            live.update({"iteration": 2, "reward": {"semantic": None}, "total": None, "lost": {"timeout": 1}})
         assert "—" in out.getvalue()
+        assert "3 groups lost" in out.getvalue()
 
 
 def test_a_view_of_nothing_is_quiet() -> None:
