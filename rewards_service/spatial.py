@@ -89,7 +89,7 @@ class SpatialScorer:
         return self._delay(cross, first, size, rate), level, power.sum(1)
 
     def _delay(self, cross: Tensor, first: int, size: int, rate: int) -> Tensor:
-        """(B, E, K) cross spectra from bin `first` on to the (B, E) delay in s with the largest correlation within 1.25 `delay_s`."""
+        """(B, E, K) cross spectra from bin `first` on to the (B, E) best delay in s within 1.25 `delay_s`."""
         reach = int(1.25 * self.delay_s * rate * UPSAMPLE) + 1
         lags = torch.arange(-reach, reach + 1) / UPSAMPLE
         angle = torch.outer(first + torch.arange(cross.shape[-1]), lags) * (2 * torch.pi / size)

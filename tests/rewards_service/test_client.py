@@ -74,7 +74,7 @@ def test_the_only_replica_is_restarted_when_it_hangs_or_dies(start: Start, tmp_p
         "spatial": [start(DiesOnce, str(tmp_path / "died"))],
         "semantic": [start(Good)],
     }
-    scores = score(RewardClient(replicas, deadline_s=15))
+    scores = score(RewardClient(replicas, deadline_s=20))
     assert all(all_half(s) for s in scores.values()), {d: s.missing for d, s in scores.items()}
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import uuid
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,12 +35,12 @@ def test_actors_score_like_the_scorer_and_survive_a_kill(ray_session: str, world
         np.testing.assert_allclose(before.values, here.values, atol=1e-5)
         assert before.measured == here.measured
 
-        first = ray.get(replicas["temporal"][0].pid.remote(), timeout=30)
+        first: Any = ray.get(replicas["temporal"][0].pid.remote(), timeout=30)
         os.kill(first, signal.SIGKILL)
         after = client.score_all_blocking(world.sounds, RATE, world.references)["temporal"]
         assert not after.missing
         np.testing.assert_array_equal(after.values, before.values)
-        health = ray.get(replicas["temporal"][0].health.remote(), timeout=30)
+        health: Any = ray.get(replicas["temporal"][0].health.remote(), timeout=30)
         assert health["pid"] != first
         assert health["dimension"] == "temporal"
         assert health["samples"] == len(world.scenes)

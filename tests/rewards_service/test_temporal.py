@@ -62,7 +62,7 @@ def test_sounds_without_the_timing_score_low_on_every_scene(world: World, kind: 
     sounds = {
         "other scene": np.roll(world.sounds, 1, axis=0),
         "white noise": np.random.default_rng(0).normal(0, 0.05, shape).astype(np.float32),
-        "click train": np.broadcast_to(clicks(*np.arange(0.05, 1.95, 0.1)), shape),
+        "click train": np.broadcast_to(clicks(*np.arange(0.05, 1.95, 0.1).tolist()), shape),
         "tone": np.broadcast_to((0.1 * np.sin(np.arange(shape[-1]) * 0.3)).astype(np.float32), shape),
     }[kind]
     clean = SCORER.score(world.sounds, RATE, world.references).values
