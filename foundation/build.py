@@ -56,6 +56,7 @@ class Foundation:
             **(extra or self.extra),
             "encoders": self.encoders.config.model_dump(),
             "vocabulary": list(self.vocabulary.known),
+            "common_words": list(self.vocabulary.common),
             "seconds": self.seconds,
         }
         others = {ENCODERS + name: tensor for name, tensor in self.encoders.state_dict().items()}
@@ -77,7 +78,8 @@ def load_foundation(path: str | Path) -> Foundation:
     loaded = checkpoint.load(path)
     try:
         config = EncoderConfig(**loaded.extra["encoders"])
-        vocabulary = Vocabulary(tuple(loaded.extra["vocabulary"]), config.per_section)
+        common = tuple(loaded.extra.get("common_words", ()))
+        vocabulary = Vocabulary(tuple(loaded.extra["vocabulary"]), config.per_section, common)
         seconds = float(loaded.extra["seconds"])
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise CheckpointError(

@@ -19,10 +19,12 @@ class Vocabulary:
     """An ordered list of known words; index 0 is padding.
 
     A plan becomes a fixed number of tokens: of each of its sections, the first `per_section` known words.
+    common: words that every plan has; they carry no token, yet nobody needs to be warned about them.
     """
 
     known: tuple[str, ...]
     per_section: int = 4
+    common: tuple[str, ...] = ()
 
     @classmethod
     def learn(
@@ -34,7 +36,9 @@ class Vocabulary:
         for sections in plans:
             total += 1
             counts.update({word for text in sections for word in words(text)})
-        return cls(tuple(sorted(w for w, n in counts.items() if least <= n < most * total)), per_section)
+        frequent = {word for word, count in counts.items() if count >= most * total}
+        known = (word for word, count in counts.items() if count >= least and word not in frequent)
+        return cls(tuple(sorted(known)), per_section, tuple(sorted(frequent)))
 
     def __len__(self) -> int:
         return len(self.known) + 1
@@ -50,4 +54,4 @@ class Vocabulary:
 
     def unknown(self, text: str, ignore: frozenset[str] = ARTICLES) -> list[str]:
         """Words of a text that carry no token, apart from articles and the like."""
-        return [w for w in dict.fromkeys(words(text)) if w not in self.known and w not in ignore]
+        return [w for w in dict.fromkeys(words(text)) if w not in {*self.known, *self.common, *ignore}]

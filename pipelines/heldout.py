@@ -132,8 +132,6 @@ def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
         scenes={n: np.concatenate([p.scenes[n] for p in parts])[order] for n in names},
         total=np.concatenate([p.total for p in parts])[order],
         missing={n: {c: r for p in parts for c, r in p.missing.get(n, {}).items()} for n in names},
-        measured={
-            n: [rows[k] for k in order] for n in names if (rows := [m for p in parts for m in p.measured.get(n, [])])
-        },
+        measured={n: [rows[k] for k in order] for n, rows in measured.items() if rows},
         waveforms=None,
     )

@@ -1,0 +1,103 @@
+"""Run folders: a new one per run, the newest linked as `latest`, never one over another."""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.recipe import TrainRecipe
+from settings import PrismError
+from settings.load import dump
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The fully resolved recipe."""
+        return self.path / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The averaged weights the run ended with."""
+        return self.path / "model.safetensors"
+
+    @property
+    def summary(self) -> Path:
+        """The numbers of the finished run."""
+        return self.path / "summary.json"
+
+    @property
+    def before(self) -> Path:
+        """Held-out scores before training, kept so that a resumed run need not measure them again."""
+        return self.path / "before.json"
+
+
+def create(recipe: TrainRecipe) -> RunFolder:
+    """A new folder with the resolved recipe in it. Raises PrismError for a bad or taken name, or no right to write."""
+    name = recipe.name or time.strftime("%Y%m%d-%H%M%S")
+    path = _checked(recipe, name)
+    for attempt in range(2, 100):
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if recipe.name is not None:
+                raise PrismError(
+                    f"The run {path} exists already. Choose another name=..., continue it with --resume, or remove the "
+                    "folder."
+                ) from None
+            path = path.with_name(f"{name}-{attempt}")
+        except OSError as error:
+            raise PrismError(
+                f"Cannot make the run folder {path}: {error.strerror}. Choose another runs_dir."
+            ) from error
+    folder = RunFolder(path)
+    folder.config.write_text(dump(recipe.model_copy(update={"name": folder.name})), encoding="utf-8")
+    _link(path)
+    return folder
+
+
+def existing(recipe: TrainRecipe) -> RunFolder:
+    """The folder of the run to resume: the one named, else the latest. Raises PrismError when there is none."""
+    root = runs_root(recipe)
+    path = _checked(recipe, recipe.name) if recipe.name else (root / "latest").resolve()
+    if not (path / "config.yaml").is_file():
+        raise PrismError(f"There is no run to resume at {path}. Name one with name=..., or start without --resume.")
+    return RunFolder(path)
+
+
+def runs_root(recipe: TrainRecipe) -> Path:
+    """The absolute folder of all runs; actors on other processes need absolute paths."""
+    return Path(os.path.abspath(recipe.runs_dir))
+
+
+def cache(recipe: TrainRecipe) -> Path:
+    """Folder of what is the same for all runs: rendered scenes and plans."""
+    return runs_root(recipe) / ".cache"
+
+
+def _checked(recipe: TrainRecipe, name: str) -> Path:
+    if not NAME.fullmatch(name) or name == "latest":
+        raise PrismError(f"{name!r} is no name for a run; use letters, digits, '.', '_' and '-', and not 'latest'.")
+    return runs_root(recipe) / name
+
+
+def _link(path: Path) -> None:
+    """Point runs/latest at a run, atomically."""
+    temporary = path.parent / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(path.name)
+    os.replace(temporary, path.parent / "latest")

@@ -1,0 +1,124 @@
+"""summary.json of a finished run, and the table the user sees."""
+
+import json
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.heldout import HeldOut
+from evaluation.measures import Measures
+from pipelines.recipe import TrainRecipe
+from pipelines.run_folder import RunFolder
+from settings import PrismError
+from trainer.loop import Outcome
+
+
+class AccountingError(PrismError):
+    """A group was neither trained, dropped nor lost."""
+
+
+def write_summary(
+    recipe: TrainRecipe,
+    folder: RunFolder,
+    outcome: Outcome,
+    books: dict[str, Any],
+    before: dict[str, Any],
+    after: HeldOut,
+    measures: Measures | None,
+    stages: dict[str, float],
+    total_seconds: float,
+    console: Console,
+) -> None:
+    """Write the summary and print it. Raises AccountingError when the groups do not balance."""
+    groups, totals = balanced(books["groups"]), outcome.totals
+    summary = {
+        "name": folder.name,
+        "seed": recipe.seed,
+        "preset": recipe.algorithm.preset,
+        "version": outcome.version,
+        "iterations": totals.iterations,
+        "stopped": outcome.stopped,
+        "samples": totals.samples,
+        "groups": groups,
+        "nfe": {"rollout": totals.nfe_rollout, "trained": totals.nfe_trained, "reference": totals.nfe_reference},
+        "seconds": {
+            "setup": stages.get("setup", 0.0),
+            "rl": stages.get("rl", 0.0),
+            "rollout": books["seconds"]["rollout"],
+            "reward": books["seconds"]["reward"],
+            "train": totals.seconds.get("train", 0.0),
+            "wait": totals.seconds.get("wait", 0.0),
+            "total": total_seconds,
+        },
+        "restarts": books["restarts"],
+        "heldout": {
+            "clips": len(after.clip_ids),
+            "before": before["scores"],
+            "after": after.summary(),
+            "gain": gains(before["scenes"], after),
+            "guided": before["guided"],
+        },
+        "measures": {"before": before["measures"], "after": measures.as_dict() if measures else None},
+        "algorithm": recipe.algorithm.model_dump(mode="json"),
+        "optimiser": recipe.optimiser.model_dump(mode="json"),
+    }
+    folder.summary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    console.print(_table(summary))
+
+
+def balanced(ledger: dict[str, Any]) -> dict[str, Any]:
+    """The ledger's settled part. Groups still open when a run is stopped were never accepted for training.
+
+    Raises AccountingError unless submitted = trained + dropped + lost.
+    """
+    dropped, lost = dict(ledger["dropped"]), dict(ledger["lost"])
+    submitted = ledger["submitted"] - ledger.get("open", 0)
+    if submitted != ledger["trained"] + sum(dropped.values()) + sum(lost.values()):
+        raise AccountingError(
+            f"The groups of this run do not balance: {ledger}. Please report this with the run folder."
+        )
+    return {
+        "submitted": submitted,
+        "accepted": ledger["accepted"],
+        "trained": ledger["trained"],
+        "dropped": sum(dropped.values()),
+        "lost": sum(lost.values()),
+        "reasons": {"dropped": dropped, "lost": lost},
+        "abandoned": ledger.get("open", 0),
+    }
+
+
+def gains(before: dict[str, list[float]], after: HeldOut) -> dict[str, dict[str, float]]:
+    """Mean gain per dimension over the clips scored both times, with its paired standard error."""
+    out = {}
+    for name, values in {**after.scenes, "total": after.total}.items():
+        difference = np.asarray(values) - np.asarray(before[name])
+        difference = difference[~np.isnan(difference)]
+        count = len(difference)
+        error = float(difference.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+        out[name] = {"mean": float(difference.mean()) if count else float("nan"), "stderr": error}
+    return out
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    held = summary["heldout"]
+    table = Table(
+        title=f"{held['clips']} held-out clips, {summary['iterations']} iterations", box=None, padding=(0, 2, 0, 0)
+    )
+    for column in ("", "before", "after", "gain"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, entry in held["after"].items():
+        gain = held["gain"][name]
+        table.add_row(
+            name,
+            _number(held["before"][name]["mean"]),
+            f"[bold]{_number(entry['mean'])}[/bold]",
+            f"{gain['mean']:+.3f} ± {gain['stderr']:.3f}",
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,268 @@
+"""`prism train`: from a recipe to a better model, through the distributed path."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from rich.console import Console
+
+from actors.coordinator import RunPlan
+from actors.generator import load_generator
+from actors.launch import ActorNames, RunActors, launch
+from cluster.session import ray_session
+from evaluation.heldout import HeldOut
+from evaluation.live import LiveView
+from evaluation.report import write_report
+from foundation.build import load_foundation
+from pipelines import run_folder
+from pipelines.data import TrainingData, training_data
+from pipelines.heldout import HeldOutSet
+from pipelines.recipe import TrainRecipe, find
+from pipelines.run_folder import RunFolder
+from pipelines.segments import prompts
+from pipelines.summary import write_summary
+from rewards_service.build import build_scorers
+from rewards_service.client import RewardClient
+from rewards_service.config import RewardConfig
+from rewards_service.deploy import connect, deploy
+from rewards_service.judge import Judge
+from settings.load import load
+from trainer import checkpoints
+from trainer.fit import fit
+from trainer.loop import LoopConfig, Outcome
+
+
+@dataclass
+class Stopwatch:
+    """Wall seconds at the driver, by stage."""
+
+    began: float = field(default_factory=time.perf_counter)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.began
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a clean end with a checkpoint; a second one interrupts at once."""
+
+    def __init__(self, console: Console):
+        self.requested = False
+        self._console = console
+
+    def __call__(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.requested
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Handle signals inside the block."""
+        held = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in held.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._console.print("Stopping after this iteration, with a checkpoint. Ctrl-C again stops at once.")
+
+
+def train(
+    recipe_path: Path, overrides: Sequence[str], resume: bool = False, console: Console | None = None
+) -> RunFolder:
+    """Run a recipe, or continue the run of its name (else the latest); returns the run's folder.
+
+    A resumed run uses the recipe it was started with; only `learner.iterations` of the one given now applies.
+    Raises PrismError in its many forms.
+    """
+    console = console or Console()
+    watch = Stopwatch()
+    recipe = load(TrainRecipe, recipe_path, overrides)
+    find(recipe.model, "model")
+    if resume:
+        folder = run_folder.existing(recipe)
+        started = load(TrainRecipe, folder.config)
+        learner = started.learner.model_copy(update={"iterations": recipe.learner.iterations})
+        recipe = started.model_copy(update={"learner": learner})
+    else:
+        folder = run_folder.create(recipe)
+    console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
+    with StopRequest(console).listening() as stop:
+        _run(recipe, folder, resume, stop, console, watch)
+    return folder
+
+
+def _run(
+    recipe: TrainRecipe, folder: RunFolder, resume: bool, stop: StopRequest, console: Console, watch: Stopwatch
+) -> None:
+    model_path = find(recipe.model, "model")
+    with watch.stage("setup"):
+        torch.set_num_threads(recipe.learner.torch_threads)
+        foundation = load_foundation(model_path)
+        data = training_data(recipe, foundation, console)
+        for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
+            console.print(f"[yellow]note[/yellow] {note}", highlight=False)
+        judge = Judge.load(find(recipe.judge, "judge"))
+        held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge)
+        before = _before(held, folder, data, resume)
+    with ray_session(recipe.ray) as session:
+        with watch.stage("setup"):
+            names = ActorNames(folder.name, session.namespace)
+            session.require(_cpus(recipe), _gpus(recipe))
+            deploy(recipe.rewards, session.namespace, threads=1)
+            actors = _launch(recipe, folder, names, str(model_path), prompts(foundation, data.prompts))
+        console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
+        with watch.stage("rl"), LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view:
+            config = _loop(recipe, folder, names, str(model_path), held, view, stop)
+            outcome = fit(config)
+        books = _books(actors, recipe)
+        actors.stop()
+    _finish(recipe, folder, outcome, books, held, before, data, watch, console)
+
+
+def _before(held: HeldOutSet, folder: RunFolder, data: TrainingData, resume: bool) -> dict[str, Any]:
+    """Scores of the pre-trained model, plain and with guidance, measured once per run."""
+    if resume and folder.before.exists():
+        return json.loads(folder.before.read_text(encoding="utf-8"))
+    plain = held.score(detail=True)
+    held.save_samples(folder.path, "before", plain, data.heldout)
+    measures = held.measures(plain)
+    guided = {f"{scale:g}": held.score(guidance=scale).summary() for scale in held.config.guidance}
+    found = {
+        "scores": plain.summary(),
+        "guided": guided,
+        "measures": measures.as_dict() if measures else None,
+        "scenes": _columns(plain),
+    }
+    folder.before.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def _columns(scored: HeldOut) -> dict[str, list[float]]:
+    return {name: [float(v) for v in values] for name, values in {**scored.scenes, "total": scored.total}.items()}
+
+
+def _launch(recipe: TrainRecipe, folder: RunFolder, names: ActorNames, model: str, found: list[Any]) -> RunActors:
+    plan = RunPlan(
+        seed=recipe.seed,
+        iterations=recipe.learner.iterations,
+        algorithm=recipe.algorithm,
+        rollout=recipe.rollout,
+        missing=recipe.rewards.missing,
+        max_missing_share=recipe.rewards.max_missing_share,
+        rpc_deadline_s=recipe.buffer.rpc_deadline_s,
+    )
+    build = partial(
+        load_generator,
+        model,
+        recipe.algorithm,
+        "cuda" if recipe.rollout.num_gpus else "cpu",
+        recipe.rollout.torch_threads,
+    )
+    saved = checkpoints.latest(folder.path / "checkpoints")
+    base = checkpoints.read_state(saved).totals.ledger() if saved else None
+    client = partial(reward_client, recipe.rewards, names.namespace)
+    return launch(names, plan, found, build, client, recipe.buffer, base)
+
+
+def reward_client(config: RewardConfig, namespace: str) -> RewardClient:
+    """A client of the deployed rewards; called inside the coordinator's process."""
+    return RewardClient(connect(config, namespace), config.deadline_s)
+
+
+def _loop(
+    recipe: TrainRecipe,
+    folder: RunFolder,
+    names: ActorNames,
+    model: str,
+    held: HeldOutSet,
+    view: LiveView,
+    stop: StopRequest,
+) -> LoopConfig:
+    return LoopConfig(
+        seed=recipe.seed,
+        model_path=model,
+        run_dir=str(folder.path),
+        names=names,
+        algorithm=recipe.algorithm,
+        optimiser=recipe.optimiser,
+        learner=recipe.learner,
+        reward_weights=recipe.rewards.weights,
+        evaluate=held.means,
+        on_iteration=view.update,
+        stop=stop,
+    )
+
+
+def _books(actors: RunActors, recipe: TrainRecipe) -> dict[str, Any]:
+    """The buffer's ledger and the coordinator's clocks at the end of a run."""
+    deadline = recipe.buffer.rpc_deadline_s
+    ledger, status = ray.get([actors.buffer.ledger.remote(), actors.coordinator.status.remote()], timeout=deadline)
+    return {"groups": ledger, "seconds": status["seconds"], "restarts": status["restarts"]}
+
+
+def _finish(
+    recipe: TrainRecipe,
+    folder: RunFolder,
+    outcome: Outcome,
+    books: dict[str, Any],
+    held: HeldOutSet,
+    before: dict[str, Any],
+    data: TrainingData,
+    watch: Stopwatch,
+    console: Console,
+) -> None:
+    _publish(Path(outcome.checkpoint) / "ema.safetensors", folder.model)
+    trained = load_foundation(folder.model)
+    after = held.score(trained.flow, detail=True)
+    held.save_samples(folder.path, "after", after, data.heldout)
+    measures = held.measures(after)
+    write_summary(recipe, folder, outcome, books, before, after, measures, watch.stages, watch.total, console)
+    console.print(f"Report: {write_report(folder.path)}", highlight=False, soft_wrap=True)
+    if outcome.stopped:
+        console.print(
+            f"Stopped at iteration {outcome.version}; continue with: --resume name={folder.name}", soft_wrap=True
+        )
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Copy a finished file into place, whole or not at all."""
+    partial_copy = target.with_suffix(".partial")
+    shutil.copyfile(source, partial_copy)
+    os.replace(partial_copy, target)
+
+
+def _cpus(recipe: TrainRecipe) -> float:
+    rewards = sum(s.num_cpus * s.replicas for s in recipe.rewards.scorers.values())
+    return rewards + recipe.rollout.workers * recipe.rollout.num_cpus + recipe.learner.num_workers
+
+
+def _gpus(recipe: TrainRecipe) -> float:
+    rewards = sum(s.num_gpus * s.replicas for s in recipe.rewards.scorers.values())
+    learners = recipe.learner.num_workers if recipe.learner.use_gpu else 0
+    return rewards + recipe.rollout.workers * recipe.rollout.num_gpus + learners
