@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from actors.clock import BusyClock
+from actors.messages import RolloutTask
+from actors.missing import rejection
+from actors.progress import Progress
+from rewards_service.scores import Scores
+from tests.actors.fakes import make_group, make_prompts
+from trainer.group import Window
+
+NAN = float("nan")
+FULL = {"semantic": np.array([0.1, 0.2]), "temporal": np.array([0.3, 0.4])}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "policy", "reason"),
+    [
+        (FULL, "drop", ""),
+        (FULL, "mask", ""),
+        (FULL | {"temporal": np.array([NAN, 0.4])}, "drop", "missing:temporal"),
+        (FULL | {"temporal": np.array([NAN, NAN])}, "mask", ""),
+        ({name: np.array([NAN, NAN]) for name in FULL}, "mask", "missing:all"),
+        ({"semantic": np.array([NAN, 0.1]), "temporal": np.array([NAN, NAN])}, "drop", "missing:temporal"),
+    ],
+)
+def test_what_becomes_of_missing_scores(rewards: dict, policy: str, reason: str) -> None:
+    assert rejection(rewards, policy) == reason  # type: ignore[arg-type]
+
+
+def test_overlapping_work_counts_once() -> None:
+    now = [0.0]
+    clock = BusyClock(lambda: now[0])
+    with clock.running():
+        now[0] = 1.0
+        with clock.running():
+            now[0] = 3.0
+        assert clock.seconds == 3.0
+        now[0] = 4.0
+    now[0] = 10.0
+    assert clock.seconds == 4.0
+    with clock.running():
+        now[0] = 10.5
+    assert clock.seconds == 4.5
+
+
+def test_a_record_sums_up_what_was_accepted() -> None:
+    progress = Progress(epoch=0, window=Window(2, 1))
+    groups = [make_group(5, 0, version=4), make_group(5, 1, version=5)]
+    values = np.array([[0.0, 0.2, 0.4, 0.6], [NAN, 0.5, 0.5, 0.5]])
+    progress.score(groups, {"semantic": Scores(values, {(1, 0): "no answer"})})
+    progress.groups += groups
+    record = progress.record(5)
+    assert record.version == 4
+    assert record.staleness == 1
+    assert record.missing == {"semantic": 1}
+    assert record.reward["semantic"] == pytest.approx((0.0 + 0.2 + 0.4 + 0.6 + 1.5) / 7)
+    assert record.reward_std["semantic"] == pytest.approx(np.std([0, 0.2, 0.4, 0.6]) / 2)
+    assert progress.missing_share == pytest.approx(1 / 8)
+    assert progress.reason == "no answer"
+
+
+def test_a_task_names_its_groups_by_their_place_in_the_iteration() -> None:
+    task = RolloutTask(3, 0, Window(0, 1), (4, 7), tuple(make_prompts(2)), seed=0)
+    assert task.group_ids == ("000003-0004", "000003-0007")
