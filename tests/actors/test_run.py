@@ -122,9 +122,7 @@ def test_masked_groups_reach_the_learner_with_their_gaps(start: Start) -> None:
 def test_too_many_missing_scores_end_the_run(start: Start) -> None:
     run = start(rewards=FakeRewards(gaps=(("temporal", 2.0),)), max_missing_share=0.01)
     run.begin()
-    with pytest.raises(
-        ExperienceError, match=r"scores are missing \(.*'temporal': 1.*max_missing_share"
-    ):
+    with pytest.raises(ExperienceError, match=r"scores are missing \(.*'temporal': 1.*max_missing_share"):
         run.take(0)
 
 
