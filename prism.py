@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +51,7 @@ def train(
     """Make a model better in all four rewards; everything lands in runs/NAME."""
     from pipelines.train import train as run
 
-    run(recipe, overrides or [], resume=resume)
+    _print_path(run(recipe, overrides or [], resume=resume).path)
 
 
 @app.command()
@@ -142,6 +143,8 @@ def main() -> None:
         format="%(message)s",
         handlers=[RichHandler(console=err, show_time=False, show_path=False)],
     )
+    # Read when Ray is first imported: its hook for `uv run` would start workers in an environment without Ray.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     try:
         app()
     except PrismError as error:

@@ -32,6 +32,11 @@ class Vocoder(nn.Module):
     """
 
     channels = BANDS + 3
+    bank: Tensor
+    analysis_window: Tensor
+    smoothing: Tensor
+    angular: Tensor
+    carriers: Tensor
 
     def __init__(self, sample_rate: int = 16_000, hop: int = 500, carrier_frames: int = 64):
         super().__init__()

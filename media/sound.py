@@ -33,10 +33,10 @@ def read_sound(
             place = round((frame.time - begin) * rate)
             if cursor is None or abs(place - cursor) > GAP * rate:
                 at = place
-        at = at or 0
-        pieces.append((at, samples))
-        cursor = at + samples.shape[1]
-        if length is not None and cursor >= length:
+        first = at or 0
+        pieces.append((first, samples))
+        cursor = end = first + samples.shape[1]
+        if length is not None and end >= length:
             break
     if length is None:
         length = max((at + samples.shape[1] for at, samples in pieces), default=0)

@@ -38,6 +38,8 @@ def render(scene: Scene, size: int = SIZE) -> np.ndarray:
         _paint(frames, _distance("disc", grid_x - x, grid_y - np.float32(y), 0.05), np.full(3, 0.3, np.float32))
     x = (0.5 + 0.42 * scene.position(times)).astype(np.float32)[:, None, None]
     y = (FLOOR - scene.size - 0.7 * scene.height(times)).astype(np.float32)[:, None, None]
-    _paint(frames, _distance(scene.material.shape, grid_x - x, grid_y - y, scene.size), np.float32(scene.color))
+    _paint(
+        frames, _distance(scene.material.shape, grid_x - x, grid_y - y, scene.size), np.asarray(scene.color, np.float32)
+    )
     frames += rng.normal(0, 0.012, frames.shape[:3])[..., None].astype(np.float32)
     return np.clip(frames * 255, 0, 255).astype(np.uint8)

@@ -29,7 +29,7 @@ def load(schema: type[S], path: str | Path, overrides: Iterable[str] = ()) -> S:
     """
     raw = read_yaml(path)
     for text in overrides:
-        assign(raw, text)
+        assign(raw, text, schema)
     return check(schema, raw, source=str(path))
 
 
@@ -53,8 +53,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def assign(raw: dict[str, Any], text: str) -> None:
-    """Apply one `dotted.key=value` override in place; the value is read as YAML, so `[1, 2]`, `null`, `1e-3` work."""
+def assign(raw: dict[str, Any], text: str, schema: type[BaseModel] | None = None) -> None:
+    """Apply one `dotted.key=value` override in place.
+
+    The value is read as YAML, so `[1, 2]`, `null` and `1e-3` work. Where `schema` wants text or a path the value stays
+    as typed: `name=007` is a name.
+    """
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -63,6 +67,8 @@ def assign(raw: dict[str, Any], text: str) -> None:
         parsed = yaml.load(value, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"The value in {text!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if parsed is not None and schema is not None and _wants_text(schema, parts):
+        parsed = parsed if isinstance(parsed, str) else value.strip()
     node = raw
     for depth, part in enumerate(parts[:-1], start=1):
         child = node.setdefault(part, {})
@@ -122,6 +128,15 @@ def _step(model: type[BaseModel], part: int | str) -> list[type[BaseModel]]:
         return _models_in(model.model_fields[part].annotation)
     # Anything else is a key of a dict, an index of a list or the tag of a union: the same models still apply.
     return [model]
+
+
+def _wants_text(schema: type[BaseModel], parts: list[str]) -> bool:
+    models = [schema]
+    for part in parts[:-1]:
+        models = [inner for outer in models for inner in _step(outer, part)]
+    fields = [model.model_fields[parts[-1]] for model in models if parts[-1] in model.model_fields]
+    wanted = [set(typing.get_args(field.annotation) or (field.annotation,)) for field in fields]
+    return any(kinds <= {str, Path, types.NoneType} for kinds in wanted)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

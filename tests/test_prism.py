@@ -78,8 +78,14 @@ def test_the_console_script_is_installed() -> None:
 
 def test_train_passes_recipe_overrides_and_resume(stub: Callable[[str, Stub], None]) -> None:
     seen: list[Any] = []
-    stub("pipelines.train:train", lambda recipe, overrides, resume: seen.append((recipe, overrides, resume)))
-    _run("train", "recipes/laptop.yaml", "seed=3", "name=third", "--resume")
+
+    def train(recipe: Path, overrides: list[str], resume: bool) -> types.SimpleNamespace:
+        seen.append((recipe, overrides, resume))
+        return types.SimpleNamespace(path=Path("runs/third"))
+
+    stub("pipelines.train:train", train)
+    _, text = _run("train", "recipes/laptop.yaml", "seed=3", "name=third", "--resume")
+    assert text == "runs/third\n"
     assert seen == [(Path("recipes/laptop.yaml"), ["seed=3", "name=third"], True)]
 
 

@@ -44,9 +44,9 @@ class AlgorithmConfig(Section):
     """
 
     preset: Literal["fast", "paper"] = "fast"
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(default=8, ge=2)
     prompts: PositiveInt = 12
-    steps: int = Field(16, ge=2)
+    steps: int = Field(default=16, ge=2)
     grid: Literal["inference", "official_rl"] = "inference"
     window_size: PositiveInt = 1
     window_lo: NonNegativeInt = 0
@@ -113,7 +113,7 @@ class OptimiserConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
     eps: PositiveFloat = 1e-10
     grad_clip: PositiveFloat = 1.0
-    ema: float = Field(0.9, ge=0, lt=1)
+    ema: float = Field(default=0.9, ge=0, lt=1)
 
 
 class LearnerConfig(Section):

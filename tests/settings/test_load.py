@@ -25,6 +25,7 @@ class Worker(Section):
 
 class Demo(Section):
     seed: int = 0
+    data: Path | None = None
     name: str = "demo"
     preset: Literal["paper", "fast"] = "fast"
     optimiser: Optimiser = Optimiser()
@@ -69,6 +70,14 @@ def test_overrides_win_and_may_create_sections(recipe: Path) -> None:
     assert demo.extra is not None
     assert demo.extra.learning_rate == 2e-5
     assert demo.name == "x=y"
+
+
+@pytest.mark.parametrize("text", ["007", "3", "1e5", "yes", "2026-11-20", "x"])
+def test_a_name_stays_as_typed(recipe: Path, text: str) -> None:
+    demo = load(Demo, recipe, [f"name={text}", f"data={text}", f"scorers.temporal.name={text}"])
+    assert (demo.name, demo.data, demo.scorers["temporal"].name) == (text, Path(text), text)
+    assert load(Demo, recipe, ["data=null"]).data is None
+    assert load(Demo, recipe, ["name='quoted'"]).name == "quoted"
 
 
 def test_the_later_override_wins(recipe: Path) -> None:
