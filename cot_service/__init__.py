@@ -1,0 +1,1 @@
+"""From a video to the four-part plan that conditions generation."""

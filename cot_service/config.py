@@ -1,0 +1,17 @@
+"""Configuration of the planner."""
+
+from typing import Literal
+
+from cot_service.plan import DEFAULT_TEMPLATE
+from settings import Section
+
+
+class PlannerConfig(Section):
+    """kind: "analysis" looks at the motion; "vllm" asks a hosted video language model.
+
+    template: how the four texts become one prompt. cache: Parquet file that keeps plans between runs, or None.
+    """
+
+    kind: Literal["analysis", "vllm"] = "analysis"
+    template: str = DEFAULT_TEMPLATE
+    cache: str | None = None

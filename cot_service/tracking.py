@@ -1,0 +1,116 @@
+"""Following the objects that move before a still background."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+MIN_CONTRAST = 14.0
+PEAK_SHARE = 0.25
+MIN_AREA = 6
+MAX_AREA = 0.25
+MAX_BLOBS = 6
+MAX_MISSED = 4
+BACKGROUND_FRAMES = 25
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object: centre (T, 2) as x, y in pixels, NaN where unseen; mass (T,) contrast times area."""
+
+    centre: np.ndarray
+    mass: np.ndarray
+
+    @property
+    def coverage(self) -> float:
+        """Share of the frames in which it is seen."""
+        return float(np.isfinite(self.centre[:, 0]).mean())
+
+
+def contrast(frames: np.ndarray) -> np.ndarray:
+    """(T, h, w) uint8 difference from the median picture, over the strongest colour channel."""
+    picks = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), BACKGROUND_FRAMES)).round().astype(int))
+    middle = len(picks) // 2
+    background = np.partition(frames[picks], middle, axis=0)[middle]
+    return np.stack([cv2.absdiff(frame, background).max(-1) for frame in frames])
+
+
+def threshold(difference: np.ndarray) -> float:
+    """Contrast above which a pixel belongs to an object: above noise and a share of the strongest contrast."""
+    sample = difference[:: max(1, len(difference) // 8)]
+    noise = float(np.median(sample)) * 1.5 + 1.0
+    peak = float(np.quantile(sample, 0.999))
+    return max(MIN_CONTRAST, 4 * noise, PEAK_SHARE * peak)
+
+
+def blobs(difference: np.ndarray, level: float) -> np.ndarray:
+    """(n, 4) rows of x, y, mass, area of the connected foreground parts of one frame, heaviest first."""
+    mask = (difference > level).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    if count < 2:
+        return np.zeros((0, 4))
+    rows = []
+    for label in range(1, count):
+        left, top, width, height, area = stats[label]
+        if area < MIN_AREA:
+            continue
+        patch = labels[top : top + height, left : left + width] == label
+        weight = np.where(patch, difference[top : top + height, left : left + width], 0).astype(np.float64)
+        mass = weight.sum()
+        x = (weight.sum(0) @ np.arange(width)) / mass + left
+        y = (weight.sum(1) @ np.arange(height)) / mass + top
+        rows.append((x, y, mass, area))
+    found = np.array(rows).reshape(-1, 4)
+    return found[np.argsort(-found[:, 2])][:MAX_BLOBS]
+
+
+def follow(per_frame: list[np.ndarray], reach: float) -> list[Track]:
+    """Link blobs over time by place and mass; `reach` is the longest jump between frames in pixels."""
+    tracks: list[dict[int, np.ndarray]] = []
+    for time, found in enumerate(per_frame):
+        live = [track for track in tracks if time - max(track) <= MAX_MISSED]
+        taken: set[int] = set()
+        if live and len(found):
+            cost = np.stack([_cost(track, found, time, reach) for track in live])
+            for row, column in zip(*linear_sum_assignment(cost), strict=True):
+                if cost[row, column] < 2.0:
+                    live[row][time] = found[column]
+                    taken.add(int(column))
+        tracks += [{time: blob} for column, blob in enumerate(found) if column not in taken]
+    return [_as_track(track, len(per_frame)) for track in tracks]
+
+
+def _cost(track: dict[int, np.ndarray], found: np.ndarray, time: int, reach: float) -> np.ndarray:
+    last = max(track)
+    blob = track[last]
+    distance = np.hypot(found[:, 0] - blob[0], found[:, 1] - blob[1]) / (reach * (time - last))
+    usual = np.median([b[2] for b in track.values()])
+    weight = np.abs(np.log(found[:, 2] / usual))
+    return distance + 0.7 * weight
+
+
+def _as_track(track: dict[int, np.ndarray], length: int) -> Track:
+    centre, mass = np.full((length, 2), np.nan), np.zeros(length)
+    for time, blob in track.items():
+        centre[time], mass[time] = blob[:2], blob[2]
+    return Track(centre, mass)
+
+
+def track_objects(frames: np.ndarray) -> tuple[list[Track], float]:
+    """Tracks of the moving objects in (T, h, w, 3) frames, and how well the picture suits tracking, 0 to 1.
+
+    Suits: the background is still, and few compact things move before it.
+    """
+    difference = contrast(frames)
+    level = threshold(difference)
+    mask = difference > level
+    share = mask.mean((1, 2))
+    per_frame = [blobs(image, level) for image in difference]
+    seen = np.array([len(found) > 0 for found in per_frame])
+    if seen.sum() < 3 or np.median(share[seen]) > MAX_AREA:
+        return [], 0.0
+    tracks = follow(per_frame, reach=0.35 * max(frames.shape[1:3]))
+    compact = float(np.clip(1.5 - np.median([len(found) for found in per_frame]) / 4, 0, 1))
+    main = np.array([found[:2, 2].sum() / found[:, 2].sum() for found in per_frame if len(found)])
+    return tracks, float(compact * np.clip(2 * main.mean() - 1, 0, 1))
