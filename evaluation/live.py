@@ -86,7 +86,8 @@ class LiveView:
         for name, value in {**(metrics.get("reward") or {}), "total": metrics.get("total")}.items():
             if name in self._history and value is not None and value == value:
                 self._history[name].append(float(value))
-        self._lost += tally(metrics.get("lost"))
+        running = (metrics.get("groups") or {}).get("lost")
+        self._lost = self._lost + tally(metrics.get("lost")) if running is None else tally(running)
         if metrics.get("heldout"):
             self._heldout.append(metrics["heldout"])
         if self._live is not None:

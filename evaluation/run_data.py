@@ -24,7 +24,11 @@ class Point:
 
 @dataclass(frozen=True)
 class RunData:
-    """Contents of a run folder. problems: what is missing or unreadable, in words for the reader."""
+    """Contents of a run folder.
+
+    summary: of summary.json; of an unfinished run, the scores of before.json in the same form.
+    problems: what is missing or unreadable, in words for the reader.
+    """
 
     path: Path
     config: str
@@ -37,6 +41,11 @@ class RunData:
     def name(self) -> str:
         """The run's name."""
         return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its summary."""
+        return "iterations" in self.summary
 
     @property
     def iterations(self) -> int:
@@ -69,7 +78,7 @@ class RunData:
         """Held-out scores over the run: those of the metrics, with the summary's at both ends."""
         points = {v: Point(v, mean) for v, mean in self._curve(lambda m: (m.get("heldout") or {}).get(column))}
         for key, at in (("before", 0), ("after", self.iterations)):
-            score = score_of(self.summary, key, column)
+            score = score_of((self.summary.get("heldout") or {}).get(key), column)
             if score is not None:
                 points[at] = Point(at, *score)
         return [points[at] for at in sorted(points)]
@@ -85,10 +94,13 @@ def version(line: dict[str, Any]) -> int:
     return int(line.get("version", line.get("iteration", -1) + 1))
 
 
-def score_of(summary: dict[str, Any], key: str, column: str) -> tuple[float, float | None] | None:
-    """(mean, stderr) of `heldout.<key>.<column>` in summary.json."""
-    entry = ((summary.get("heldout") or {}).get(key) or {}).get(column) or {}
-    return (float(entry["mean"]), entry.get("stderr")) if entry.get("mean") is not None else None
+def score_of(block: dict[str, Any] | None, column: str) -> tuple[float, float | None] | None:
+    """(mean, stderr) of a column in a block of held-out scores; None where it was not scored."""
+    entry = (block or {}).get(column) or {}
+    mean, stderr = entry.get("mean"), entry.get("stderr")
+    if mean is None or mean != mean:
+        return None
+    return float(mean), float(stderr) if stderr is not None and stderr == stderr else None
 
 
 def load_run(path: str | Path) -> RunData:
@@ -102,7 +114,9 @@ def load_run(path: str | Path) -> RunData:
     problems = [f"{name} is not there yet." for name, file in files.items() if not file.is_file()]
     config = files["config.yaml"].read_text(encoding="utf-8") if files["config.yaml"].is_file() else ""
     metrics = _read_metrics(files["metrics.jsonl"], problems)
-    summary = _read_summary(files["summary.json"], problems)
+    summary = _read_json(files["summary.json"], problems)
+    if not summary and (early := _read_json(folder / "before.json", problems)):
+        summary = {"heldout": {"before": early.get("scores"), "guided": early.get("guided")}}
     return RunData(folder.resolve(), config, metrics, summary, read_samples(folder, problems), problems)
 
 
@@ -121,12 +135,12 @@ def _read_metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     return [lines[key] for key in sorted(lines)]
 
 
-def _read_summary(path: Path, problems: list[str]) -> dict[str, Any]:
+def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        problems.append(f"summary.json is unreadable: {error}.")
+        problems.append(f"{path.name} is unreadable: {error}.")
         return {}
-    return summary if isinstance(summary, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -62,10 +62,24 @@ def score_block(level: float) -> dict:
 def summary() -> dict:
     estimate = {"mean": 0.5, "stderr": 0.02, "n": 128}
     return {
-        "heldout": {"before": score_block(0.5), "guided": score_block(0.58), "after": score_block(0.75)},
+        "heldout": {
+            "clips": 128,
+            "before": score_block(0.5),
+            "after": score_block(0.75),
+            "gain": score_block(0.25),
+            "guided": {"1.5": score_block(0.57), "2": score_block(0.58)},
+        },
         "iterations": 20,
         "samples": 1920,
-        "groups": {"submitted": 241, "accepted": 240, "trained": 240, "dropped": {"reward_missing": 1}, "lost": {}},
+        "groups": {
+            "submitted": 241,
+            "accepted": 240,
+            "trained": 240,
+            "dropped": 1,
+            "lost": 0,
+            "reasons": {"dropped": {"reward_missing": 1}, "lost": {}},
+            "abandoned": 3,
+        },
         "nfe": {"rollout": 8280, "trained": 240},
         "seconds": {"setup": 20.0, "rl": 9.0, "rollout": 4.0, "reward": 3.0, "train": 1.0, "wait": 0.5, "total": 40.0},
         "seed": 3,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import report
+from evaluation import sample_views
 from evaluation.report import write_report
 from evaluation.run_data import load_run
 from settings import PrismError
@@ -54,7 +54,9 @@ def test_a_finished_run_is_told_completely(run_dir: Path) -> None:
         "+0.250",
         "0.500 before, 0.750 after",
         "rose by more than two standard errors",
-        "Guided",
+        "Before, guidance 1.5",
+        "over 128 scenes",
+        "open when the run was stopped (3)",
         "Onset F1 within 70 ms",
         "+0.40 better",
         "preset fast",
@@ -123,6 +125,27 @@ def test_an_unfinished_run_never_calls_a_later_score_before(run_dir: Path) -> No
     assert not re.search(r"[\d.]+ before", text)
 
 
+def test_scores_before_training_count_while_a_run_is_unfinished(run_dir: Path) -> None:
+    (run_dir / "summary.json").unlink()
+    (run_dir / "before.json").write_text(json.dumps({"scores": score_block(0.4), "guided": {"2": score_block(0.45)}}))
+    text, _ = page_of(run_dir)
+    assert "unfinished" in text
+    assert re.search(r"0\.400 before, 0\.\d+ after 20 updates", text)
+    assert "Before, guidance 2" in text
+    assert "standard errors come with the summary" in text
+
+
+def test_a_stopped_run_says_so(run_dir: Path) -> None:
+    rewrite(run_dir, stopped=True)
+    assert "stopped early" in page_of(run_dir)[0]
+
+
+def test_the_paired_gain_decides(run_dir: Path) -> None:
+    blocks = {"before": score_block(0.5), "after": score_block(0.52)}
+    rewrite(run_dir, heldout={**blocks, "gain": {n: {"mean": 0.02, "stderr": 0.002} for n in score_block(0)}})
+    assert "rose by more than two standard errors" in page_of(run_dir)[0]
+
+
 @pytest.mark.parametrize("keep", ["config.yaml", "metrics.jsonl", "summary.json"])
 def test_any_single_file_is_enough(run_dir: Path, keep: str) -> None:
     for name in {"config.yaml", "metrics.jsonl", "summary.json"} - {keep}:
@@ -145,7 +168,7 @@ def test_damaged_samples_are_reported_and_left_out(run_dir: Path) -> None:
 
 
 def test_large_videos_are_linked(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "EMBED_LIMIT", 0)
+    monkeypatch.setattr(sample_views, "EMBED_LIMIT", 0)
     text, page = page_of(run_dir)
     assert "linked, not embedded" in text
     assert ("src", "samples/after/clip-0.mp4") in page.attributes
