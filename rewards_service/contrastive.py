@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewards_service.batch import resample
+from rewards_service.errors import RewardError
 from rewards_service.spectra import band_power, mel_filters, mono
 from rewards_service.weights import read_weights, write_weights
 
@@ -51,7 +52,6 @@ class Towers(nn.Module):
         self.audio_head = nn.Linear(2 * before * rows, shape.width)
         self.words = nn.Linear(vocabulary, shape.width, bias=False)
         self.text_head = nn.Sequential(nn.ReLU(), nn.Linear(shape.width, shape.width))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def audio(self, levels: Tensor) -> Tensor:
         """(B, T, bands) normalised log-mel levels to (B, width) unit vectors."""
@@ -118,11 +118,14 @@ class ContrastiveEncoder:
     def load(path: str | Path) -> "ContrastiveEncoder":
         """Read what `save` wrote. Raises RewardError for any other file."""
         tensors, about = read_weights(path, KIND)
-        fields = about["shape"] | {"channels": tuple(about["shape"]["channels"])}
-        shape = Shape(**fields)
-        towers = Towers(shape, len(about["vocabulary"]))
-        towers.load_state_dict(tensors)
-        return ContrastiveEncoder(towers, shape, about["vocabulary"], about["common"], about["texts"])
+        try:
+            fields = about["shape"] | {"channels": tuple(about["shape"]["channels"])}
+            shape = Shape(**fields)
+            towers = Towers(shape, len(about["vocabulary"]))
+            towers.load_state_dict(tensors)
+            return ContrastiveEncoder(towers, shape, about["vocabulary"], about["common"], about["texts"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise RewardError(f"{path} does not fit this version ({error}); make it again.") from error
 
 
 def log_mel(signal: Tensor, shape: Shape, filters: Tensor) -> Tensor:
@@ -143,12 +146,15 @@ def fit(
     steps: int = 200,
     batch: int = 64,
     rate: float = 3e-3,
+    scale: float = 8.0,
     shape: Shape | None = None,
 ) -> ContrastiveEncoder:
     """Train on (B, 2, S) waveforms and their texts with multi-positive InfoNCE.
 
     Samples with the same label (the text's words, if no labels are given) are positives of each other. Noises that
     belong to no text are added to every step as negatives, so that noise does not resemble anything.
+    scale: what multiplies the cosines in the loss. It is fixed because it decides where a good match ends up: clean
+    sound reaches .97 at 5, .87 at 8, .67 at 12; lower leaves no room between good and very good.
     """
     shape = shape or Shape()
     generator = torch.Generator().manual_seed(seed)
@@ -173,7 +179,7 @@ def fit(
         pick = torch.randint(len(texts), (batch,), generator=generator)
         other = torch.randint(len(noises), (max(batch // 8, 1),), generator=generator)
         heard = torch.cat([_vary(levels[pick], generator), _vary(noises[other], generator)])
-        loss = _loss(towers, heard, bags[pick], ids[pick])
+        loss = _loss(towers, heard, bags[pick], ids[pick], scale)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -181,11 +187,10 @@ def fit(
     return ContrastiveEncoder(towers, shape, vocabulary, common, encoder.texts)
 
 
-def _loss(towers: Towers, heard: Tensor, bags: Tensor, ids: Tensor) -> Tensor:
+def _loss(towers: Towers, heard: Tensor, bags: Tensor, ids: Tensor, scale: float) -> Tensor:
     """Multi-positive InfoNCE both ways; rows of `heard` beyond the texts are negatives pushed below zero."""
     audio, text = towers.audio(heard), towers.text(bags)
     cosines = audio @ text.T
-    scale = towers.log_scale.exp().clamp_max(30.0)
     same = (ids[:, None] == ids[None]).float()
     share = same / same.sum(1, keepdim=True)
     count = len(ids)

@@ -82,10 +82,13 @@ class Judge:
     def load(path: str | Path) -> "Judge":
         """Read what `save` wrote. Raises RewardError for any other file."""
         tensors, about = read_weights(path, KIND)
-        mean, spread = tensors.pop("mean"), tensors.pop("spread")
-        layers = _layers(len(mean), len(about["labels"]))
-        layers.load_state_dict(tensors)
-        return Judge(layers.eval().requires_grad_(False), mean, spread, about["labels"])
+        try:
+            mean, spread = tensors.pop("mean"), tensors.pop("spread")
+            layers = _layers(len(mean), len(about["labels"]))
+            layers.load_state_dict(tensors)
+            return Judge(layers.eval().requires_grad_(False), mean, spread, about["labels"])
+        except (KeyError, RuntimeError) as error:
+            raise RewardError(f"{path} does not fit this version ({error}); make it again.") from error
 
 
 def _layers(features: int, classes: int) -> nn.Sequential:

@@ -31,7 +31,7 @@ class SpatialScorer:
     delay_s: float = 0.000625
     level_db: float = 12.0
     window_s: float = 0.13
-    softness: float = 0.4
+    softness: float = 0.3
     whitening: float = 0.7
     lowest_hz: float = 100.0
     highest_hz: float = 7500.0

@@ -40,7 +40,7 @@ def test_delay_and_level_are_measured_apart(x: float, y: float) -> None:
     (window,) = scores.measured[0][0]["windows"]
     assert window["delay_ms"] == pytest.approx(0.625 * x, abs=0.012)
     assert window["level_db"] == pytest.approx(12 * y, abs=0.3)
-    wanted = 0.5 + 0.5 * np.exp(-abs(y - x) / 0.4)
+    wanted = 0.5 + 0.5 * np.exp(-abs(y - x) / 0.3)
     assert scores.values.item() == pytest.approx(wanted, abs=0.06)
 
 

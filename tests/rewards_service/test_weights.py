@@ -1,12 +1,17 @@
 """Reading and writing of the small weight files."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from rewards_service.contrastive import KIND as CONTRASTIVE
+from rewards_service.contrastive import ContrastiveEncoder
 from rewards_service.errors import RewardError
+from rewards_service.judge import KIND as JUDGE
+from rewards_service.judge import Judge
 from rewards_service.weights import read_weights, write_weights
 
 
@@ -31,6 +36,13 @@ def test_absent_damaged_foreign_and_poisoned_files_are_refused(tmp_path: Path) -
     write_weights(path, {"x": torch.tensor([1.0, float("nan")])}, {"kind": "test"})
     with pytest.raises(RewardError, match="NaN or Inf in x"):
         read_weights(path, "test")
+
+
+@pytest.mark.parametrize(("kind", "load"), [(CONTRASTIVE, ContrastiveEncoder.load), (JUDGE, Judge.load)])
+def test_weights_of_another_version_are_refused(tmp_path: Path, kind: str, load: Callable[[Path], object]) -> None:
+    write_weights(tmp_path / "w.safetensors", {"x": torch.ones(2)}, {"kind": kind, "labels": ["a", "b"]})
+    with pytest.raises(RewardError, match="does not fit this version"):
+        load(tmp_path / "w.safetensors")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
