@@ -20,7 +20,7 @@ SMOOTHING = 5
 
 
 class LiveView:
-    """Shows one metrics line (see docs of metrics.jsonl) after another; use it as a context manager.
+    """Shows the lines of metrics.jsonl as they come; use it as a context manager.
 
     Every field of a line is optional: what is absent is shown as a dash. Without a terminal there is one log line every
     `interval_s` seconds.
