@@ -42,7 +42,7 @@ class ToyRewards:
     """Rewards that depend on every sample."""
 
     async def score_all(
-        self, waveforms: Any, sample_rate: int, references: list[Reference], detail: bool = False
+        self, waveforms: Any, sample_rate: int, references: list[Reference], detail: bool = False, **options: Any
     ) -> dict[str, Scores]:
         array = await waveforms
         rows = [judge(np.asarray(group)) for group in array]
@@ -68,7 +68,7 @@ def start_actors(
     rollout = RolloutConfig(num_cpus=0.5, prompts_per_task=2, deadline_s=60, max_staleness=staleness)
     plan = RunPlan(seed=SEED, iterations=iterations, algorithm=config, rollout=rollout)
     names = ActorNames(name, namespace)
-    return launch(names, plan, prompts(), lambda: build_generator(config), ToyRewards(), BufferConfig(), base)
+    return launch(names, plan, prompts(), lambda: build_generator(config), ToyRewards, BufferConfig(), base)
 
 
 def loop_config(folder: Path, names: ActorNames, config: AlgorithmConfig | None = None, **learner: Any) -> LoopConfig:

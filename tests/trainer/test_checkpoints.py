@@ -1,0 +1,196 @@
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from foundation import checkpoint
+from foundation.errors import CheckpointError
+from tests.trainer.builders import WEIGHTS, algorithm, sample_groups, tiny_model
+from trainer import checkpoints
+from trainer.batch import IterationBatch
+from trainer.config import OptimiserConfig
+from trainer.totals import Totals
+from trainer.update import Learner
+
+CONFIG = algorithm(window_size=2)
+SEED = 9
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> checkpoint.Checkpoint:
+    path = tmp_path / "start.safetensors"
+    checkpoint.save(path, tiny_model(), {"words": ["toy"]}, {"encoders.weight": torch.ones(2)})
+    return checkpoint.load(path)
+
+
+def fresh(config=CONFIG) -> Learner:
+    return Learner(tiny_model(), config, OptimiserConfig(lr=2e-3), WEIGHTS)
+
+
+def train(learner: Learner, until: int) -> list[dict]:
+    return [
+        learner.update(IterationBatch.of(i, sample_groups(learner.model, learner.algorithm, SEED, i)))
+        for i in range(learner.version, until)
+    ]
+
+
+def save(folder: Path, learner: Learner, base: checkpoint.Checkpoint, keep: int = 3) -> Path:
+    return checkpoints.write(folder, learner, base, SEED, Totals(iterations=learner.version, trained=3), keep)
+
+
+def everything(learner: Learner) -> dict[str, torch.Tensor]:
+    state = {f"w/{name}": parameter.detach() for name, parameter in learner.parameters.items()}
+    state |= {f"e/{name}": value for name, value in learner.ema.shadow.items()}
+    return state | {f"m/{name}": value for name, value in checkpoints._moments(learner).items()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"kl_beta": 0.1, "kl_space": "mean"}])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path, base, changes):
+    config = algorithm(window_size=2, **changes)
+    straight = fresh(config)
+    expected = train(straight, 5)
+
+    first = fresh(config)
+    train(first, 2)
+    path = save(tmp_path / "c", first, base)
+    second = fresh(config)
+    state = checkpoints.restore(path, second, SEED)
+    assert (state.version, second.version, second.ema.steps) == (2, 2, 4)
+    assert state.totals == Totals(iterations=2, trained=3)
+    assert train(second, 5) == expected[2:]
+    assert second.checksums[5] == straight.checksums[5]
+    left, right = everything(straight), everything(second)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_checkpoint_before_the_first_step_is_a_checkpoint(tmp_path, base):
+    path = save(tmp_path, fresh(), base)
+    learner = fresh()
+    assert checkpoints.restore(path, learner, SEED).version == 0
+    train(learner, 1)
+    straight = fresh()
+    train(straight, 1)
+    assert learner.checksums[1] == straight.checksums[1]
+
+
+def test_model_files_are_whole_models(tmp_path, base):
+    learner = fresh()
+    train(learner, 2)
+    path = save(tmp_path, learner, base)
+    loaded, average = checkpoint.load(path / "model.safetensors"), checkpoint.load(path / "ema.safetensors")
+    assert loaded.extra == {"words": ["toy"], "training": {"version": 2, "seed": SEED}}
+    assert torch.equal(loaded.others["encoders.weight"], torch.ones(2))
+    for name, parameter in learner.parameters.items():
+        assert torch.equal(loaded.model.state_dict()[name], parameter)
+        assert torch.equal(average.model.state_dict()[name], learner.ema.shadow[name])
+        assert not torch.equal(learner.ema.shadow[name], parameter)
+
+
+def test_only_the_newest_are_kept_and_half_written_ones_ignored(tmp_path, base):
+    learner = fresh()
+    assert checkpoints.latest(tmp_path / "none") is None
+    for version in range(1, 4):
+        train(learner, version)
+        save(tmp_path, learner, base, keep=2)
+    (tmp_path / ".iter-000009.partial").mkdir()
+    (tmp_path / "iter-000008").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert checkpoints.latest(tmp_path) == tmp_path / "iter-000003"
+    assert not (tmp_path / "iter-000001").exists()
+    assert (tmp_path / "iter-000002").exists()
+
+
+def test_writing_one_again_replaces_it(tmp_path, base):
+    learner = fresh()
+    train(learner, 1)
+    save(tmp_path, learner, base)
+    (tmp_path / "iter-000001" / "stray").touch()
+    save(tmp_path, learner, base)
+    assert sorted(os.listdir(tmp_path / "iter-000001")) == [
+        "ema.safetensors",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == set()
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, base, monkeypatch, call):
+    folder = tmp_path / "c"
+    learner = fresh()
+    train(learner, 1)
+    earlier = save(folder, learner, base)
+    train(learner, 2)
+    before = everything(learner)
+    real, calls = os.fsync, iter(range(1, 100))
+
+    def full(handle: int) -> None:
+        if next(calls) == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        save(folder, learner, base)
+    monkeypatch.undo()
+    assert os.listdir(folder) == [earlier.name]
+    assert checkpoints.restore(earlier, fresh(), SEED).version == 1
+    # The average was put away again even though writing it failed.
+    assert all(torch.equal(before[name], value) for name, value in everything(learner).items())
+
+
+def damage_state(path: Path) -> None:
+    (path / "state.json").write_text("{")
+
+
+def other_weights(path: Path) -> None:
+    shutil.copy(path / "ema.safetensors", path / "model.safetensors")
+
+
+def truncate(path: Path) -> None:
+    content = (path / "optimizer.safetensors").read_bytes()
+    (path / "optimizer.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def not_a_number(path: Path) -> None:
+    tensors, metadata = checkpoint.read_tensors(path / "ema.safetensors")
+    next(iter(tensors.values())).fill_(float("nan"))
+    # Written around the guard that refuses to write it.
+    from safetensors.torch import save_file
+
+    save_file(tensors, path / "ema.safetensors", {"prism": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_state, "not a training checkpoint"),
+        (other_weights, "two checkpoints"),
+        (truncate, "not a complete safetensors file"),
+        (not_a_number, "NaN"),
+        (lambda path: (path / "ema.safetensors").unlink(), "ema.safetensors"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, base, damage, message):
+    learner = fresh()
+    train(learner, 2)
+    path = save(tmp_path, learner, base)
+    damage(path)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.restore(path, fresh(), SEED)
+
+
+def test_another_seed_or_another_model_is_refused(tmp_path, base):
+    path = save(tmp_path, fresh(), base)
+    with pytest.raises(CheckpointError, match=f"resume with seed={SEED}"):
+        checkpoints.restore(path, fresh(), SEED + 1)
+    wide = tiny_model().config.model_copy(update={"latent_channels": 5})
+    other = Learner(type(tiny_model())(wide), CONFIG, OptimiserConfig(), WEIGHTS)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        checkpoints.restore(path, other, SEED)
