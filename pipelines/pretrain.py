@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cot_service.analysis_planner import CLEAN
 from cot_service.build import build_planner
+from cot_service.planner import Planner
 from foundation.build import Foundation
 from foundation.encoders import Encoders
 from foundation.model import FlowModel
@@ -17,11 +18,12 @@ from foundation.vocabulary import Vocabulary
 from foundation.vocoder import Vocoder
 from media.manifest import ClipRecord
 from pipelines.recipe import PretrainRecipe
-from pipelines.segments import pictures, read_segments, sections
+from pipelines.segments import Segment, pictures, read_segments, sections
 from rewards_service import contrastive, judge
 from scenes import dataset
 from scenes.config import ScenesConfig
 from scenes.world import SECONDS
+from settings import PrismError
 from settings.load import load
 from trainer.pretrain import Examples, fit
 
@@ -59,7 +61,7 @@ def scene_records(
 def _instrument(recipe: PretrainRecipe, split: str, progress: Progress) -> None:
     config, codec = recipe.instruments, Vocoder()
     records = scene_records(split, config.scenes, recipe.scenes, recipe.cache, progress)
-    found, _ = read_segments(records, build_planner(recipe.planner), SECONDS, codec.sample_rate)
+    found = _read(records, build_planner(recipe.planner), codec.sample_rate)
     clean = np.stack([s.clip.waveform for s in found if s.clip.waveform is not None])
     # Half of what they hear comes through the codec, since that is all a model can make.
     coded = codec.decode(codec.encode(torch.from_numpy(clean))).numpy()
@@ -86,9 +88,7 @@ def _flow_model(recipe: PretrainRecipe, progress: Progress) -> None:
     encoded, plans, frames = [], [], []
     task = progress.add_task("watch and listen", total=len(records))
     for done, (record, aesthetic) in enumerate(zip(records, heard, strict=True), start=1):
-        found, rejected = read_segments([record], planner, SECONDS, codec.sample_rate)
-        if rejected:
-            raise RuntimeError(f"A rendered scene cannot be read back: {rejected[0].reason}")
+        found = _read([record], planner, codec.sample_rate)
         plans.append(sections(replace(found[0].plan, aesthetic=aesthetic)))
         frames.append(pictures(found, recipe.encoders.fps)[0])
         sound = found[0].clip.waveform
@@ -109,3 +109,14 @@ def _flow_model(recipe: PretrainRecipe, progress: Progress) -> None:
     )
     made = {"recipe": recipe.model_dump(mode="json", exclude={"out", "cache"})}
     Foundation(flow, encoders.eval(), vocabulary, codec, SECONDS, made).save(recipe.out / "embedded.safetensors")
+
+
+def _read(records: Sequence[ClipRecord], planner: Planner, sample_rate: int) -> list[Segment]:
+    """Segments of rendered scenes; here an unreadable file is an error, since this program wrote it."""
+    found, rejected = read_segments(records, planner, SECONDS, sample_rate)
+    if rejected:
+        raise PrismError(
+            f"A rendered scene cannot be read back: {rejected[0].reason} Remove the folder of {rejected[0].path} and "
+            "run again."
+        )
+    return found

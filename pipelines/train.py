@@ -35,6 +35,7 @@ from rewards_service.build import build_scorers
 from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
 from rewards_service.deploy import connect, deploy
+from rewards_service.deploy import stop as stop_replicas
 from rewards_service.judge import Judge
 from settings.load import load
 from trainer import checkpoints
@@ -134,7 +135,8 @@ def _run(
         with watch.stage("setup"):
             names = ActorNames(folder.name, session.namespace)
             session.require(_cpus(recipe), _gpus(recipe))
-            deploy(recipe.rewards, session.namespace, threads=1)
+            # Named actors live as long as somebody holds their handles.
+            replicas = deploy(recipe.rewards, session.namespace, threads=1)
             actors = _launch(recipe, folder, names, str(model_path), prompts(foundation, data.prompts))
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
         with watch.stage("rl"), LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view:
@@ -142,6 +144,7 @@ def _run(
             outcome = fit(config)
         books = _books(actors, recipe)
         actors.stop()
+        stop_replicas(replicas)
     _finish(recipe, folder, outcome, books, held, before, data, watch, console)
 
 

@@ -50,6 +50,7 @@ def build(
 
     clean_text: what a planner writes about a recording; when given, the sound tracks are corrupted, otherwise clean.
     """
+    folder = folder.resolve()
     manifest = folder / MANIFEST
     if manifest.exists():
         return read_manifest(manifest)
