@@ -70,11 +70,12 @@ def generate(
     model: Model = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial noise.")] = 0,
     guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 is none.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=1, help="Euler steps; each costs one pass through the model.")] = 16,
 ) -> None:
     """Make a soundtrack for each video: the video with sound, a wav and the plan as JSON."""
     from pipelines.generate import generate as run
 
-    for written in run(videos, caption, out_dir, model=model, seed=seed, guidance=guidance):
+    for written in run(videos, caption, out_dir, model=model, seed=seed, guidance=guidance, steps=steps):
         _print_path(written)
 
 
@@ -169,8 +170,10 @@ def _print_plan(result: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column()
-    for name, text in result.items():
-        table.add_row(name, escape(str(text)))
+    for name, value in result.items():
+        # The course of the positions is for programs (--json): hundreds of numbers.
+        if not name.startswith("positions"):
+            table.add_row(name, escape(_short(value)))
     out.print(table)
 
 
@@ -186,6 +189,8 @@ def _print_scores(result: dict[str, Any]) -> None:
         table.add_section()
         table.add_row("total", f"{result['total']:.3f}", "mean of the four")
     out.print(table)
+    for note in result.get("notes", ()):
+        out.print(f"[dim]{escape(note)}[/dim]")
 
 
 def _measured(values: dict[str, Any]) -> str:
@@ -195,6 +200,8 @@ def _measured(values: dict[str, Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, list) and len(value) > 3 and isinstance(value[0], dict):
+        return f"{len(value)}, see --json"
     if isinstance(value, (list, tuple)):
         return "[" + " ".join(_short(item) for item in value) + "]"
     if isinstance(value, dict):
@@ -203,16 +210,25 @@ def _short(value: Any) -> str:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title=f"{result['clips']} held-out clips")
     table.add_column("measure", style="bold cyan", no_wrap=True)
     table.add_column("mean", justify="right")
     table.add_column("stderr", justify="right")
-    for name, entry in result.items():
-        if isinstance(entry, dict) and "mean" in entry:
-            table.add_row(name, f"{entry['mean']:.3f}", f"{entry.get('stderr', float('nan')):.3f}")
-        else:
-            table.add_row(name, _short(entry), "")
+    for title, entries in (
+        ("rewards", result["heldout"]),
+        ("not rewarded", result.get("measures") or {}),
+        ("total with guidance", {scale: scores["total"] for scale, scores in result.get("guided", {}).items()}),
+    ):
+        table.add_section()
+        table.add_row(f"[dim]{title}[/dim]", "", "")
+        for name, entry in entries.items():
+            mean, stderr = (entry.get("mean"), entry.get("stderr")) if isinstance(entry, dict) else (entry, None)
+            table.add_row(name.replace("_", " "), _number(mean), _number(stderr))
     out.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

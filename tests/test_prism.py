@@ -22,6 +22,7 @@ SCORES = {
         "spatial": {"score": None, "measured": {}},
     },
     "total": None,
+    "notes": ["Impacts are [seen]."],
 }
 
 Stub = Callable[..., Any]
@@ -90,7 +91,14 @@ def test_train_passes_recipe_overrides_and_resume(stub: Callable[[str, Stub], No
 
 
 def test_plan_prints_json_and_nothing_else(stub: Callable[[str, Stub], None]) -> None:
-    plan = {"semantic": "A bell.", "temporal": "Two.", "aesthetic": "Clean.", "spatial": "[left]", "source": "analysis"}
+    plan = {
+        "positions": [0.1] * 50,
+        "semantic": "A bell.",
+        "temporal": "Two.",
+        "aesthetic": "Clean.",
+        "spatial": "[left]",
+        "source": "analysis",
+    }
     stub("pipelines.plan:plan", lambda video, caption: plan)
     code, text = _run("plan", "video.mp4", "--json")
     assert code == 0
@@ -98,10 +106,14 @@ def test_plan_prints_json_and_nothing_else(stub: Callable[[str, Stub], None]) ->
 
 
 def test_plan_prints_texts_literally(stub: Callable[[str, Stub], None]) -> None:
-    stub("pipelines.plan:plan", lambda video, caption: {"semantic": caption, "spatial": "[left] to [/right]"})
+    stub(
+        "pipelines.plan:plan",
+        lambda video, caption: {"semantic": caption, "spatial": "[left] to [/right]", "positions": [0.123]},
+    )
     _, text = _run("plan", "video.mp4", "--caption", "A bell.")
     assert "A bell." in text
     assert "[left] to [/right]" in text
+    assert "0.123" not in text
 
 
 def test_a_missing_score_is_called_missing(stub: Callable[[str, Stub], None]) -> None:
@@ -110,11 +122,24 @@ def test_a_missing_score_is_called_missing(stub: Callable[[str, Stub], None]) ->
     assert "0.500" in text
     assert "onsets [0.25 1.5]" in text
     assert "missing" in text
+    assert "Impacts are [seen]." in text
+
+
+def test_an_evaluation_shows_rewards_measures_and_guidance(stub: Callable[[str, Stub], None]) -> None:
+    result = {
+        "clips": 7,
+        "heldout": {"total": {"mean": 0.512, "stderr": 0.01, "n": 7}},
+        "guided": {"2": {"total": {"mean": 0.575, "stderr": None, "n": 7}}},
+        "measures": {"onset_f1": {"mean": None, "stderr": None, "n": 0}, "events": 12},
+    }
+    stub("pipelines.evaluate:evaluate", lambda recipe, overrides, model: result)
+    _, text = _run("evaluate", "recipes/laptop.yaml")
+    assert [word in text for word in ("7 held-out clips", "0.512", "0.575", "onset f1", "12")] == [True] * 5
 
 
 def test_generate_lists_what_it_wrote(stub: Callable[[str, Stub], None]) -> None:
     def generate(videos: list[Path], caption: str | None, out_dir: Path, **options: Any) -> list[Path]:
-        assert options == {"model": None, "seed": 5, "guidance": 1.0}
+        assert options == {"model": None, "seed": 5, "guidance": 1.0, "steps": 16}
         return [out_dir / video.name for video in videos]
 
     stub("pipelines.generate:generate", generate)
