@@ -4,6 +4,10 @@ import numpy as np
 
 MIN_IMPULSE = 2.2
 RELATIVE = 0.22
+SPACING = 3
+ALONG_PULL = 0.4
+REST_SHARE = 0.06
+REST_FRAMES = 5
 
 
 def fill(centre: np.ndarray) -> np.ndarray:
@@ -22,31 +26,61 @@ def impulses(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.flatnonzero(np.isfinite(centre[:, 0]))
     if len(known) < 5:
         return np.zeros(0), np.zeros(0)
-    first, last = known[0], known[-1] + 1
-    path = fill(centre)[first:last]
+    path = fill(centre)[known[0] : known[-1] + 1]
     second = np.zeros_like(path)
     second[1:-1] = path[2:] - 2 * path[1:-1] + path[:-2]
     sharp = second - running_median(second, 7)
     sharp[[0, -1]] = 0
-    pair = np.linalg.norm(sharp[:-1] + sharp[1:], axis=1)
-    level = max(MIN_IMPULSE, RELATIVE * pair.max(initial=0))
-    times, sizes = [], []
-    for t in np.argsort(-pair):
-        if pair[t] < level:
-            break
-        if any(abs(t - int(other)) < 3 for other in times):
-            continue
-        jump = (sharp[t] + sharp[t + 1]) / pair[t]
-        before, after = max(0.0, float(sharp[t] @ jump)), max(0.0, float(sharp[t + 1] @ jump))
-        times.append(float(t) + after / (before + after))
-        sizes.append(float(pair[t]))
-    order = np.argsort(times)
-    return np.array(times)[order] + first, np.array(sizes)[order]
+    jumps = sharp[:-1] + sharp[1:]
+    sizes = _discounted(jumps, second[1:-1])
+    chosen = _strongest(sizes)
+    if len(chosen) > 1 and comes_to_rest(path, chosen[-1], jumps[chosen[-1]]):
+        chosen = chosen[:-1]
+    times = [t + _share_after(sharp[t], sharp[t + 1]) for t in chosen]
+    return np.array(times, float) + known[0], sizes[chosen]
+
+
+def comes_to_rest(path: np.ndarray, t: int, jump: np.ndarray) -> bool:
+    """Whether the object does not rebound from its jump after frame t; settling after bounces is hardly heard."""
+    direction = jump / np.linalg.norm(jump)
+    after = path[t + 1 : t + 2 + REST_FRAMES]
+    moved = np.abs((after - after[0]) @ direction).max()
+    return len(after) > 1 and moved < max(1.0, REST_SHARE * np.linalg.norm(jump))
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:
-    """Median over a centred window along the first axis; the window shrinks at the ends."""
+    """Median over a centred window along the first axis of (T, C); the window shrinks at the ends."""
     half = width // 2
     padded = np.pad(values, ((half, half), (0, 0)), constant_values=np.nan)
-    windows = np.stack([padded[i : i + len(values)] for i in range(width)])
-    return np.nanmedian(windows, axis=0)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=0)
+    return np.nanmedian(windows, axis=-1)
+
+
+def _discounted(jumps: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
+    """Sizes of the jumps. Those along the usual pull (gravity) count less: they may be the top of a short arc."""
+    sizes = np.linalg.norm(jumps, axis=1)
+    pull = np.median(acceleration, axis=0)
+    strength = float(np.linalg.norm(pull))
+    if strength < 0.3:
+        return sizes
+    along = jumps @ pull > 0.5 * strength * sizes
+    return np.where(along, ALONG_PULL * sizes, sizes)
+
+
+def _strongest(sizes: np.ndarray) -> np.ndarray:
+    """Indices, in order of time, of the largest jumps that are not neighbours of a larger one."""
+    level = max(MIN_IMPULSE, RELATIVE * float(sizes.max(initial=0)))
+    chosen: list[int] = []
+    for t in np.argsort(-sizes, kind="stable"):
+        if sizes[t] < level:
+            break
+        if all(abs(int(t) - other) >= SPACING for other in chosen):
+            chosen.append(int(t))
+    return np.array(sorted(chosen), int)
+
+
+def _share_after(here: np.ndarray, there: np.ndarray) -> float:
+    """How far the jump lies between frame t and t + 1, from its parts in both second differences."""
+    jump = here + there
+    before, after = max(0.0, float(here @ jump)), max(0.0, float(there @ jump))
+    return after / (before + after) if before + after > 0 else 0.5

@@ -13,6 +13,8 @@ MAX_AREA = 0.25
 MAX_BLOBS = 6
 MAX_MISSED = 4
 BACKGROUND_FRAMES = 25
+RARE = 0.2
+MAX_BUSY = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,38 @@ class Track:
         return float(np.isfinite(self.centre[:, 0]).mean())
 
 
-def contrast(frames: np.ndarray) -> np.ndarray:
-    """(T, h, w) uint8 difference from the median picture, over the strongest colour channel."""
-    picks = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), BACKGROUND_FRAMES)).round().astype(int))
-    middle = len(picks) // 2
-    background = np.partition(frames[picks], middle, axis=0)[middle]
+def contrast(frames: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """(T, h, w) uint8 difference of the frames from the background, over the strongest colour channel."""
     return np.stack([cv2.absdiff(frame, background).max(-1) for frame in frames])
+
+
+def background_of(frames: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 picture without the moving objects: the median over time.
+
+    An object that dwells can hold a pixel about as long as the background does. Where both are common, the one
+    that continues the undisturbed surroundings is taken.
+    """
+    picks = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), BACKGROUND_FRAMES)).round().astype(int))
+    sample = frames[picks]
+    middle = len(picks) // 2
+    background = np.partition(sample, middle, axis=0)[middle]
+    luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in sample])
+    low, high = luma.min(0), luma.max(0)
+    busy = cv2.subtract(high, low) > 2 * MIN_CONTRAST
+    bright = luma > (low // 2 + high // 2)
+    usual = bright.mean(0)
+    doubtful = busy & (usual > RARE) & (usual < 1 - RARE)
+    if not doubtful.any() or busy.mean() > MAX_BUSY:
+        return background
+    surroundings = cv2.inpaint(cv2.cvtColor(background, cv2.COLOR_RGB2GRAY), busy.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    rows, columns = np.nonzero(doubtful)
+    values, is_bright = luma[:, rows, columns].astype(np.float32), bright[:, rows, columns]
+    lit = (values * is_bright).sum(0) / is_bright.sum(0)
+    dark = (values * ~is_bright).sum(0) / (~is_bright).sum(0)
+    wanted = surroundings[rows, columns]
+    keep = (is_bright == (np.abs(lit - wanted) < np.abs(dark - wanted)))[..., None]
+    background[rows, columns] = ((sample[:, rows, columns] * keep).sum(0) / keep.sum(0)).astype(np.uint8)
+    return background
 
 
 def threshold(difference: np.ndarray) -> float:
@@ -102,7 +130,7 @@ def track_objects(frames: np.ndarray) -> tuple[list[Track], float]:
 
     Suits: the background is still, and few compact things move before it.
     """
-    difference = contrast(frames)
+    difference = contrast(frames, background_of(frames))
     level = threshold(difference)
     mask = difference > level
     share = mask.mean((1, 2))
