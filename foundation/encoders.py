@@ -53,7 +53,7 @@ class Encoders(nn.Module):
         batch, length = frames.shape[:2]
         frames = frames - 0.15
         every = max(1, round(self.config.fps / self.config.video_fps))
-        sparse = frames[:, every // 2 :: every]
+        sparse = frames[:, min(every // 2, length - 1) :: every]
         video = self.video(sparse.reshape(-1, 1, *frames.shape[2:])).reshape(batch, sparse.shape[1], -1)
         change = torch.diff(frames, dim=1, prepend=frames[:, :1])
         pair = torch.stack([frames, 2 * change], 2)
