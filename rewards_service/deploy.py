@@ -1,5 +1,6 @@
 """Starting the reward replicas as named Ray actors, and finding them again by name."""
 
+import time
 from typing import Any
 
 import ray
@@ -22,11 +23,21 @@ def replica_name(dimension: str, index: int) -> str:
 def deploy(config: RewardConfig, namespace: str | None = None, start_s: float = 120.0, threads: int = 1) -> Replicas:
     """Start every dimension's replicas in the running Ray session and wait until each has scored once.
 
-    A replica is restarted for ever; a call in flight at its death is not repeated by Ray (the client decides).
     Raises RewardError when one does not start within `start_s` seconds, with its reason; the others are then stopped.
     """
+    replicas = launch(config, namespace, threads)
+    await_ready(replicas, start_s)
+    return replicas
+
+
+def launch(config: RewardConfig, namespace: str | None = None, threads: int = 1) -> Replicas:
+    """Begin to start every dimension's replicas; `await_ready` waits for them, and other work fits in between.
+
+    A replica is restarted for ever; a call in flight at its death is not repeated by Ray (the client decides).
+    Raises RewardConfigError for a wrong option, before any process starts.
+    """
     for dimension, scorer in config.scorers.items():
-        build_scorer(dimension, scorer)  # a wrong option is reported here, before any process starts
+        build_scorer(dimension, scorer)
     replicas: Replicas = {}
     for dimension, scorer in config.scorers.items():
         replicas[dimension] = [
@@ -35,14 +46,22 @@ def deploy(config: RewardConfig, namespace: str | None = None, start_s: float = 
             )
             for index in range(scorer.replicas)
         ]
+    return replicas
+
+
+def await_ready(replicas: Replicas, start_s: float = 120.0) -> None:
+    """Wait until every replica has scored once.
+
+    Raises RewardError when one has not after `start_s` seconds, with its reason; all are then stopped.
+    """
+    deadline = time.monotonic() + start_s
     waiting = {handle.health.remote(): name for name, handle in _named(replicas)}
     try:
         for ref, name in waiting.items():
-            _await_start(ref, name, start_s)
+            _await_start(ref, name, deadline, start_s)
     except RewardError:
         stop(replicas)
         raise
-    return replicas
 
 
 def connect(config: RewardConfig, namespace: str | None = None) -> Replicas:
@@ -73,9 +92,9 @@ def _named(replicas: Replicas) -> list[tuple[str, ActorHandle]]:
     return [(replica_name(d, i), handle) for d, handles in replicas.items() for i, handle in enumerate(handles)]
 
 
-def _await_start(ref: Any, name: str, start_s: float) -> None:
+def _await_start(ref: Any, name: str, deadline: float, start_s: float) -> None:
     try:
-        ray.get(ref, timeout=start_s)
+        ray.get(ref, timeout=max(deadline - time.monotonic(), 0.1))
     except GetTimeoutError as error:
         raise RewardError(
             f"{name} did not start within {start_s:.0f} s; Ray has {ray.available_resources()} free for it"

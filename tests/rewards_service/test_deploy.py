@@ -54,6 +54,11 @@ def test_an_actor_that_cannot_start_says_why(ray_session: str, tmp_path: os.Path
         deploy(only("semantic", options={"weights": missing}), f"rewards-{uuid.uuid4().hex}")
 
 
+def test_a_replica_without_resources_is_refused_in_time(ray_session: str) -> None:
+    with pytest.raises(RewardError, match=r"reward-temporal-0 did not start within 1 s; Ray has .* free"):
+        deploy(only("temporal", num_cpus=1000), f"rewards-{uuid.uuid4().hex}", start_s=1.0)
+
+
 def test_a_wrong_option_is_refused_before_anything_starts() -> None:
     with pytest.raises(RewardConfigError, match="no option speed"):
         deploy(only("temporal", options={"speed": 1}))
