@@ -29,7 +29,7 @@ class SampleGenerator(Protocol):
         """
         ...
 
-    def generate(self, task: RolloutTask, checksum: str) -> tuple[list[Group], np.ndarray]:
+    def generate(self, task: RolloutTask, checksum: str, /) -> tuple[list[Group], np.ndarray]:
         """The task's groups without rewards, and waveforms (G, N, 2, S) float32 in [-1, 1]."""
         ...
 

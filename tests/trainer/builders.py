@@ -15,7 +15,7 @@ from trainer.windows import window
 
 LENGTH = 8
 DIMENSIONS = ("semantic", "temporal", "aesthetic", "spatial")
-WEIGHTS = dict.fromkeys(DIMENSIONS, 1.0)
+WEIGHTS: dict[str, float] = dict.fromkeys(DIMENSIONS, 1.0)
 TINY = ModelConfig(latent_channels=3, width=32, depth=1, heads=1, video_dim=5, text_dim=4, sync_dim=6, sync_segment=4)
 
 
