@@ -156,6 +156,17 @@ def test_a_recipe_opens_with_what_it_is_for(path: Path) -> None:
     assert isinstance(yaml.safe_load(text), dict)
 
 
+def test_the_operations_guide_lists_every_metric() -> None:
+    emitted = {
+        name
+        for room in ("actors", "trainer", "rewards_service")
+        for path in _sources(room)
+        for name in re.findall(r'"(prism_[a-z_]+)"', path.read_text(encoding="utf-8"))
+    }
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert emitted == set(re.findall(r"`(prism_[a-z_]+)", guide))
+
+
 def test_pre_commit_and_make_run_the_same_checks() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
