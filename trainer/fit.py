@@ -1,5 +1,6 @@
 """Runs the training loop under Ray Train: in the driver process, or in workers that are restarted when they die."""
 
+import logging
 import os
 import threading
 from dataclasses import replace
@@ -31,6 +32,8 @@ def fit(config: LoopConfig) -> Outcome:
     """
     # Each ray.train.report waits for one poll of the controller, every 2 s unless told otherwise.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # It announces local mode and every report at INFO, in the middle of the live view.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     if config.learner.num_workers == 0:
         return _outcome(_trainer(config).fit())
     return _outcome(_supervise(config))

@@ -58,6 +58,7 @@ class Learner:
             betas=optimiser.betas,
             weight_decay=optimiser.weight_decay,
             eps=optimiser.eps,
+            foreach=True,
         )
         self.ema = Ema(self.parameters, optimiser.ema)
         self.checksums: dict[int, str] = {}

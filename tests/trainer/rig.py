@@ -1,5 +1,6 @@
 """A whole run on the tiny model: real actors, a toy codec and toy rewards."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,12 @@ class ToyRewards:
     """Rewards that depend on every sample."""
 
     async def score_all(
-        self, waveforms: Any, sample_rate: int, references: list[Reference], detail: bool = False, **options: Any
+        self,
+        waveforms: Any,
+        sample_rate: int,
+        references: list[Reference],
+        detail: bool = False,
+        members: int | None = None,
     ) -> dict[str, Scores]:
         array = await waveforms
         rows = [judge(np.asarray(group)) for group in array]
@@ -68,10 +74,11 @@ def start_actors(
     rollout = RolloutConfig(num_cpus=0.5, prompts_per_task=2, deadline_s=60, max_staleness=staleness)
     plan = RunPlan(seed=SEED, iterations=iterations, algorithm=config, rollout=rollout)
     names = ActorNames(name, namespace)
-    return launch(names, plan, prompts(), lambda: build_generator(config), ToyRewards, BufferConfig(), base)
+    build: Any = partial(build_generator, config)
+    return launch(names, plan, prompts(), build, ToyRewards, BufferConfig(), base)
 
 
-def loop_config(folder: Path, names: ActorNames, config: AlgorithmConfig | None = None, **learner: Any) -> LoopConfig:
+def loop_config(folder: Path, names: Any = None, config: AlgorithmConfig | None = None, **learner: Any) -> LoopConfig:
     """A loop over the tiny model, whose start is written to `folder` first."""
     start = folder / "start.safetensors"
     if not start.exists():

@@ -39,7 +39,7 @@ def run(ray_session: str, request: pytest.FixtureRequest) -> Run:
         config = loop_config(folder, actors.names, CONFIG, iterations=iterations, **options)
         try:
             outcome = fit(change(replace(config, on_iteration=seen.append)))
-            ledger = ray.get(actors.buffer.finish.remote(), timeout=30)
+            ledger: Any = ray.get(actors.buffer.finish.remote(), timeout=30)
         finally:
             actors.stop()
         return outcome, ledger, seen
@@ -67,7 +67,7 @@ def test_a_run_in_the_driver_keeps_exact_books(tmp_path, run):
     assert [line["version"] for line in seen] == [1, 2, 3, 4]
     assert [line.get("heldout", {}).get("version") for line in seen] == [None, 2, None, 4]
     assert all(line["mismatch"] < 1e-5 and line["staleness"] == 0 for line in seen)
-    config = loop_config(tmp_path, None)
+    config = loop_config(tmp_path)
     assert [line["window"] for line in config.journal.records()] == [line["window"] for line in seen]
     assert sorted(os.listdir(config.checkpoints)) == ["iter-000002", "iter-000004"]
     assert checkpoints.read_state(Path(outcome.checkpoint)).totals == outcome.totals
@@ -83,7 +83,7 @@ def test_stop_and_resume_equals_an_uninterrupted_run_to_the_bit(tmp_path, run):
     assert 0 < stopped.version < 4
     base = checkpoints.read_state(Path(stopped.checkpoint)).totals.ledger()
     # A line beyond the checkpoint, as a crash leaves it, must not survive.
-    loop_config(tmp_path / "parts", None).journal.append({"iteration": stopped.version, "lie": True})
+    loop_config(tmp_path / "parts").journal.append({"iteration": stopped.version, "lie": True})
     resumed, ledger, rest = run(tmp_path / "parts", base=base)
     assert (resumed.version, resumed.stopped) == (4, False)
     assert part["trained"] == 4 * stopped.version
@@ -92,7 +92,7 @@ def test_stop_and_resume_equals_an_uninterrupted_run_to_the_bit(tmp_path, run):
         left, right = weights(straight, name), weights(resumed, name)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
-    lines = loop_config(tmp_path / "parts", None).journal.records()
+    lines = loop_config(tmp_path / "parts").journal.records()
     assert [line["iteration"] for line in lines] == [line["iteration"] for line in first + rest] == [0, 1, 2, 3]
     assert not any("lie" in line for line in lines)
 
