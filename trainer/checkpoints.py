@@ -22,7 +22,10 @@ _NAME = re.compile(r"iter-(\d{6,})")
 
 @dataclass(frozen=True)
 class State:
-    """The cursor of a run: its version (finished iterations), its seed, its books, and what pins the weights."""
+    """The cursor of a run: its version (finished iterations), its seed, its books, and what pins the weights.
+
+    There is no generator state to keep: prompts, windows and noise are pure functions of (seed, iteration).
+    """
 
     version: int
     seed: int
