@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	fi
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
-	  $(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt --editable ".[$(EXTRAS)]"; \
+	  $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable ".[$(EXTRAS)]"; \
 	else \
 	  echo "uv is not available, using pip"; \
 	  $(BIN)/python -m pip install --constraint constraints.txt --editable ".[$(EXTRAS)]"; \
