@@ -90,7 +90,8 @@ class ExperienceBuffer:
         """This rank's shard of an iteration, once each of its groups arrived or was settled.
 
         All ranks of one iteration get the same lease, and all get either the batch or `stop`. Raises TimeoutError after
-        `timeout_s` seconds, ExperienceError when the run failed upstream or the iteration cannot be handed out.
+        `timeout_s` seconds, ExperienceError when the run failed upstream, when no group of the iteration
+        survived, or when it cannot be handed out.
         """
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(
@@ -101,6 +102,12 @@ class ExperienceBuffer:
         if self._stops(iteration):
             self._stopped_at = iteration
             return Batch(iteration, lease="", stop=True)
+        if self._ledger.barren(iteration):
+            raise ExperienceError(
+                f"Not one group of iteration {iteration} survived: dropped "
+                f"{self._ledger.reasons(iteration, 'dropped')}, lost {self._ledger.reasons(iteration, 'lost')}; see "
+                "the logs of the reward and rollout actors."
+            )
         lease = self._lease_for(iteration, world)
         held = [self._held[key] for key in sorted(self._held) if key[0] == iteration]
         return Batch(

@@ -189,7 +189,9 @@ class Coordinator:
         algorithm = self._plan.algorithm
         chosen = choose_prompts(self._plan.seed, iteration, algorithm.prompts, len(self._prompts))
         prompts = [self._prompts[place] for place in chosen]
-        progress = Progress(self._epoch, window(self._plan.seed, iteration, algorithm))
+        progress = Progress(
+            self._epoch, window(self._plan.seed, iteration, algorithm), algorithm.prompts * algorithm.group_size
+        )
         announced = asyncio.ensure_future(
             self._call(self._buffer.expect.remote(iteration, len(prompts), progress.epoch))
         )
@@ -211,17 +213,8 @@ class Coordinator:
                     group.create_task(self._produce(task, progress, announced, previous))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        if progress.missing_share > self._plan.max_missing_share:
-            raise CoordinatorError(
-                f"{progress.missing_share:.0%} of its scores are missing ({progress.missing}), more than "
-                f"rewards.max_missing_share = {self._plan.max_missing_share:g} allows; last reason: {progress.reason}."
-            )
         if not progress.groups:
-            ledger = await self._call(self._buffer.ledger.remote())
-            raise CoordinatorError(
-                f"not one of its {len(prompts)} groups survived (whole run: dropped {ledger['dropped']}, lost "
-                f"{ledger['lost']}); see the logs of the reward and rollout actors."
-            )
+            return  # the buffer tells the learner why
         self._records[iteration] = progress.record(iteration)
         self._metrics.iteration(self._records[iteration])
 
@@ -249,11 +242,20 @@ class Coordinator:
             )
         del waveforms
         progress.score(result.groups, scores)
+        self._check_missing(progress)
         await announced
         if previous is not None:
             # In order of iterations, so that a full buffer can never hold only what the learner does not want yet.
             await asyncio.wait([previous])
         await self._deliver(result.groups, progress)
+
+    def _check_missing(self, progress: Progress) -> None:
+        """Called before delivery, so that the learner never trains on an iteration beyond the limit."""
+        if progress.missing_share > self._plan.max_missing_share:
+            raise CoordinatorError(
+                f"{progress.missing_share:.1%} of its scores are missing ({progress.missing}), more than "
+                f"rewards.max_missing_share = {self._plan.max_missing_share:g} allows; last reason: {progress.reason}."
+            )
 
     async def _deliver(self, groups: list[Group], progress: Progress) -> None:
         plan, kept = self._plan, []
@@ -268,10 +270,12 @@ class Coordinator:
             self._metrics.dropped(reason, len(indices))
             await self._call(self._buffer.drop.remote(groups[0].iteration, indices, reason, progress.epoch))
         while kept:
+            # Read before the call: the learner frees an iteration before it advances past it.
+            needed = self._version >= kept[0].iteration
             answers = await self._call(self._buffer.add.remote(kept, progress.epoch))
             progress.groups += [group for group, answer in zip(kept, answers, strict=True) if answer.accepted]
             kept = [group for group, answer in zip(kept, answers, strict=True) if answer.reason == "full"]
-            if kept and self._version >= kept[0].iteration:
+            if kept and needed:
                 raise CoordinatorError(
                     f"its groups alone fill the experience buffer ({kept[0].nbytes / 2**20:.2f} MiB each); raise "
                     "buffer.max_items and buffer.max_bytes, or lower algorithm.prompts."

@@ -80,6 +80,11 @@ class Ledger:
         """Whether groups of the iteration were already trained."""
         return self.knows(iteration) and self._iterations[iteration].counts["trained"] > 0
 
+    def barren(self, iteration: int) -> bool:
+        """Whether every group of the iteration was dropped or lost."""
+        counts = self._of(iteration).counts
+        return counts["dropped"] + counts["lost"] == len(self._of(iteration).states)
+
     def open_groups(self) -> list[tuple[int, int]]:
         """(iteration, index) of every group that is pending or accepted."""
         return [

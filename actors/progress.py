@@ -15,14 +15,14 @@ from trainer.group import Group, Window
 class Progress:
     """What has happened so far. epoch: the buffer's rewinds so far, sent with every call about this iteration.
 
-    missing: missing scores per dimension, out of `scored` in all; reason: of one of them.
+    samples_expected: of the whole iteration. missing: missing scores per dimension; reason: of one of them.
     """
 
     epoch: int
     window: Window
+    samples_expected: int
     groups: list[Group] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
-    scored: int = 0
     reason: str = ""
     samples: int = 0
     nfe: int = 0
@@ -34,15 +34,14 @@ class Progress:
         """Give each group its row of every dimension and count what is missing."""
         for name, scored in scores.items():
             self.missing[name] = self.missing.get(name, 0) + int(np.isnan(scored.values).sum())
-            self.scored += scored.values.size
             self.reason = next(iter(scored.missing.values()), self.reason)
             for group, row in zip(groups, scored.values, strict=True):
                 group.rewards[name] = np.asarray(row, dtype=np.float64)
 
     @property
     def missing_share(self) -> float:
-        """Share of all scores asked for so far that are missing."""
-        return sum(self.missing.values()) / self.scored if self.scored else 0.0
+        """Share of all the iteration's scores that are known to be missing so far."""
+        return sum(self.missing.values()) / (self.samples_expected * max(1, len(self.missing)))
 
     def record(self, iteration: int) -> IterationRecord:
         """The summary, once every group is delivered or settled; needs at least one accepted group."""
