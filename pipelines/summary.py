@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evaluation.heldout import HeldOut
 from evaluation.measures import Measures
+from evaluation.samples import plain
 from pipelines.recipe import TrainRecipe
 from pipelines.run_folder import RunFolder
 from settings import PrismError
@@ -64,7 +65,7 @@ def write_summary(
         "algorithm": recipe.algorithm.model_dump(mode="json"),
         "optimiser": recipe.optimiser.model_dump(mode="json"),
     }
-    folder.summary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    folder.summary.write_text(json.dumps(plain(summary), indent=1, allow_nan=False), encoding="utf-8")
     console.print(_table(summary))
 
 
@@ -115,10 +116,10 @@ def _table(summary: dict[str, Any]) -> Table:
             name,
             _number(held["before"][name]["mean"]),
             f"[bold]{_number(entry['mean'])}[/bold]",
-            f"{gain['mean']:+.3f} ± {gain['stderr']:.3f}",
+            f"{_number(gain['mean'], '+.3f')} ± {_number(gain['stderr'])}",
         )
     return table
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None or value != value else format(value, form)

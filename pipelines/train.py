@@ -34,8 +34,9 @@ from pipelines.summary import write_summary
 from rewards_service.build import build_scorers
 from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
-from rewards_service.deploy import connect, deploy
-from rewards_service.deploy import stop as stop_replicas
+from rewards_service.deploy import await_ready, connect
+from rewards_service.deploy import launch as launch_rewards
+from rewards_service.deploy import stop as stop_rewards
 from rewards_service.judge import Judge
 from settings.load import load
 from trainer import checkpoints
@@ -122,29 +123,31 @@ def _run(
     recipe: TrainRecipe, folder: RunFolder, resume: bool, stop: StopRequest, console: Console, watch: Stopwatch
 ) -> None:
     model_path = find(recipe.model, "model")
-    with watch.stage("setup"):
-        torch.set_num_threads(recipe.learner.torch_threads)
-        foundation = load_foundation(model_path)
-        data = training_data(recipe, foundation, console)
-        for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
-            console.print(f"[yellow]note[/yellow] {note}", highlight=False)
-        judge = Judge.load(find(recipe.judge, "judge"))
-        held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge)
-        before = _before(held, folder, data, resume)
     with ray_session(recipe.ray) as session:
         with watch.stage("setup"):
-            names = ActorNames(folder.name, session.namespace)
             session.require(_cpus(recipe), _gpus(recipe))
-            # Named actors live as long as somebody holds their handles.
-            replicas = deploy(recipe.rewards, session.namespace, threads=1)
-            actors = _launch(recipe, folder, names, str(model_path), prompts(foundation, data.prompts))
+            # A namespace of the run's own: several runs can share a cluster.
+            names = ActorNames(folder.name, f"{session.namespace}-{folder.name}")
+            # Held until the end, since named actors live as long as somebody holds their handles; they start while
+            # the clips are prepared.
+            replicas = launch_rewards(recipe.rewards, names.namespace)
+            torch.set_num_threads(recipe.learner.torch_threads)
+            foundation = load_foundation(model_path)
+            data = training_data(recipe, foundation, console)
+            for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
+                console.print(f"[yellow]note[/yellow] {note}", highlight=False)
+            judge = Judge.load(find(recipe.judge, "judge"))
+            held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge)
+            before = _before(held, folder, data, resume)
+            found = prompts(foundation, data.prompts)
+            await_ready(replicas)
+            actors = _launch(recipe, folder, names, str(model_path), found)
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
         with watch.stage("rl"), LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view:
-            config = _loop(recipe, folder, names, str(model_path), held, view, stop)
-            outcome = fit(config)
+            outcome = fit(_loop(recipe, folder, names, str(model_path), held, view, stop))
         books = _books(actors, recipe)
         actors.stop()
-        stop_replicas(replicas)
+        stop_rewards(replicas)
     _finish(recipe, folder, outcome, books, held, before, data, watch, console)
 
 

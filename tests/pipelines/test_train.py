@@ -16,7 +16,7 @@ from rich.console import Console
 from foundation.checkpoint import read_tensors
 from pipelines.run_folder import RunFolder
 from pipelines.train import train
-from tests.pipelines.conftest import LAPTOP, lines, small
+from tests.pipelines.conftest import LAPTOP, lines, recipe, small
 
 
 def run(runs: Path, *overrides: str, resume: bool = False) -> RunFolder:
@@ -104,14 +104,15 @@ def _kill_during(iteration: int, path: Path, find: Any) -> threading.Thread:
 
 
 @pytest.mark.parametrize("victim", ["rollout", "reward"])
-def test_a_killed_actor_costs_nothing_but_time(whole: RunFolder, tmp_path: Path, victim: str) -> None:
+def test_a_killed_actor_costs_nothing_but_time(ray_session: str, whole: RunFolder, tmp_path: Path, victim: str) -> None:
+    namespace = f"{recipe(tmp_path).ray.namespace}-hit"
+
     def pid() -> int:
         from rewards_service.deploy import replica_name
 
         if victim == "rollout":
-            handle = ray.get_actor("hit-rollout-0")
-            return ray.get(handle.ready.remote(), timeout=30)
-        return ray.get(ray.get_actor(replica_name("temporal", 0)).pid.remote(), timeout=30)
+            return int(ray.get(ray.get_actor("hit-rollout-0", namespace).ready.remote(), timeout=30))  # type: ignore[arg-type]
+        return int(ray.get(ray.get_actor(replica_name("temporal", 0), namespace).pid.remote(), timeout=30))  # type: ignore[arg-type]
 
     thread = _kill_during(1, tmp_path / "hit" / "metrics.jsonl", pid)
     folder = run(tmp_path, "name=hit")
