@@ -5,6 +5,7 @@ import numpy as np
 MIN_IMPULSE = 2.2
 RELATIVE = 0.22
 SPACING = 3
+MIN_PULL = 0.3
 ALONG_PULL = 0.4
 REST_SHARE = 0.06
 REST_FRAMES = 5
@@ -41,11 +42,11 @@ def impulses(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def comes_to_rest(path: np.ndarray, t: int, jump: np.ndarray) -> bool:
-    """Whether the object does not rebound from its jump after frame t; settling after bounces is hardly heard."""
-    direction = jump / np.linalg.norm(jump)
+    """Whether no rebound is seen from the jump after frame t; settling after bounces is hardly heard."""
+    size = float(np.linalg.norm(jump))
     after = path[t + 1 : t + 2 + REST_FRAMES]
-    moved = np.abs((after - after[0]) @ direction).max()
-    return len(after) > 1 and moved < max(1.0, REST_SHARE * np.linalg.norm(jump))
+    moved = np.abs((after - after[0]) @ (jump / size)).max()
+    return bool(moved < max(1.0, REST_SHARE * size))
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:
@@ -59,9 +60,10 @@ def running_median(values: np.ndarray, width: int) -> np.ndarray:
 def _discounted(jumps: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
     """Sizes of the jumps. Those along the usual pull (gravity) count less: they may be the top of a short arc."""
     sizes = np.linalg.norm(jumps, axis=1)
-    pull = np.median(acceleration, axis=0)
+    moving = np.linalg.norm(acceleration, axis=1) > MIN_PULL
+    pull = np.median(acceleration[moving], axis=0) if moving.any() else np.zeros(2)
     strength = float(np.linalg.norm(pull))
-    if strength < 0.3:
+    if strength < MIN_PULL:
         return sizes
     along = jumps @ pull > 0.5 * strength * sizes
     return np.where(along, ALONG_PULL * sizes, sizes)

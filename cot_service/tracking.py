@@ -12,7 +12,7 @@ MIN_AREA = 6
 MAX_AREA = 0.25
 MAX_BLOBS = 6
 MAX_MISSED = 4
-BACKGROUND_FRAMES = 25
+BACKGROUND_FRAMES = 15
 RARE = 0.2
 MAX_BUSY = 0.5
 
@@ -32,7 +32,11 @@ class Track:
 
 def contrast(frames: np.ndarray, background: np.ndarray) -> np.ndarray:
     """(T, h, w) uint8 difference of the frames from the background, over the strongest colour channel."""
-    return np.stack([cv2.absdiff(frame, background).max(-1) for frame in frames])
+    out = np.empty(frames.shape[:3], np.uint8)
+    for frame, target in zip(frames, out, strict=True):
+        red, green, blue = cv2.split(cv2.absdiff(frame, background))
+        cv2.max(cv2.max(red, green), blue, dst=target)
+    return out
 
 
 def background_of(frames: np.ndarray) -> np.ndarray:
@@ -43,8 +47,7 @@ def background_of(frames: np.ndarray) -> np.ndarray:
     """
     picks = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), BACKGROUND_FRAMES)).round().astype(int))
     sample = frames[picks]
-    middle = len(picks) // 2
-    background = np.partition(sample, middle, axis=0)[middle]
+    background = median_frame(sample)
     luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in sample])
     low, high = luma.min(0), luma.max(0)
     busy = cv2.subtract(high, low) > 2 * MIN_CONTRAST
@@ -53,7 +56,9 @@ def background_of(frames: np.ndarray) -> np.ndarray:
     doubtful = busy & (usual > RARE) & (usual < 1 - RARE)
     if not doubtful.any() or busy.mean() > MAX_BUSY:
         return background
-    surroundings = cv2.inpaint(cv2.cvtColor(background, cv2.COLOR_RGB2GRAY), busy.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    surroundings = cv2.inpaint(
+        cv2.cvtColor(background, cv2.COLOR_RGB2GRAY), busy.astype(np.uint8), 3, cv2.INPAINT_TELEA
+    )
     rows, columns = np.nonzero(doubtful)
     values, is_bright = luma[:, rows, columns].astype(np.float32), bright[:, rows, columns]
     lit = (values * is_bright).sum(0) / is_bright.sum(0)
@@ -62,6 +67,17 @@ def background_of(frames: np.ndarray) -> np.ndarray:
     keep = (is_bright == (np.abs(lit - wanted) < np.abs(dark - wanted)))[..., None]
     background[rows, columns] = ((sample[:, rows, columns] * keep).sum(0) / keep.sum(0)).astype(np.uint8)
     return background
+
+
+def median_frame(frames: np.ndarray) -> np.ndarray:
+    """Median of (T, ...) uint8 over time, the upper one for even T; sorts by whole-frame exchanges, which is fast."""
+    ranked = frames.copy()
+    for turn in range(len(ranked)):
+        even, odd = ranked[turn % 2 : len(ranked) - 1 : 2], ranked[turn % 2 + 1 :: 2]
+        lower = np.minimum(even, odd)
+        np.maximum(even, odd, out=odd)
+        even[:] = lower
+    return ranked[len(ranked) // 2]
 
 
 def threshold(difference: np.ndarray) -> float:
