@@ -56,9 +56,9 @@ def prepare(waveforms: np.ndarray, sample_rate: int, references: list[Reference]
             f"Rewards need at least {SHORTEST_S} s of sound; got {x.shape[-1]} samples at {sample_rate} Hz."
         )
     groups, members = x.shape[:2]
-    if not (x.flags.c_contiguous and x.flags.writeable):
-        x = np.array(x, order="C")  # views of the object store are read-only and torch wants to own its memory
-    audio = torch.from_numpy(x.reshape(groups * members, 2, -1))
+    # Copied into torch's own memory: the object store hands out read-only views at any address, and matrix products
+    # round differently for differently aligned operands. Scores must not depend on where the bytes happened to lie.
+    audio = torch.tensor(x.reshape(groups * members, 2, -1))
     rms = torch.linalg.vector_norm(audio.flatten(1), dim=1) / np.sqrt(2 * audio.shape[-1])
     finite = torch.isfinite(rms)
     if not finite.all():
@@ -75,7 +75,7 @@ def resample(audio: Tensor, sample_rate: int, rate: int) -> Tensor:
     batch, channels, samples = audio.shape
     flat = audio.reshape(batch * channels, samples).numpy()
     out = [soxr.resample(row, sample_rate, rate) for row in flat]
-    return torch.from_numpy(np.stack(out)).view(batch, channels, -1)
+    return torch.tensor(np.stack(out)).view(batch, channels, -1)
 
 
 def finish(batch: Batch, values: Tensor, measured: list[dict[str, Any]] | None = None) -> Scores:

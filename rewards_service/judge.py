@@ -65,7 +65,7 @@ class Judge:
     @torch.inference_mode()
     def probabilities(self, waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
         """(B, 2, S) waveforms to (B, K) class probabilities."""
-        audio = torch.from_numpy(np.array(waveforms, dtype=np.float32))
+        audio = torch.tensor(np.asarray(waveforms, dtype=np.float32))
         features = cepstral_statistics(audio, sample_rate)
         return self.layers((features - self.mean) / self.spread).softmax(1).numpy()
 
@@ -102,7 +102,7 @@ def fit(
     names, targets = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise RewardError(f"A judge needs at least two classes to tell apart; got {list(names)}.")
-    audio = torch.from_numpy(np.array(waveforms, dtype=np.float32))
+    audio = torch.tensor(np.asarray(waveforms, dtype=np.float32))
     features = cepstral_statistics(audio, sample_rate)
     mean, spread = features.mean(0), features.std(0).clamp_min(1e-3)
     features, target = (features - mean) / spread, torch.from_numpy(targets)

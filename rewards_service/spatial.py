@@ -67,7 +67,7 @@ class SpatialScorer:
             used[g, : len(row)] = 1.0
             offset = LEAD_S if reference.events else self.window_s / 2
             target[g, : len(row)] = [reference.position_at(float(t) + offset) for t in row]
-        return torch.from_numpy(times), torch.from_numpy(used), torch.from_numpy(target)
+        return torch.tensor(times), torch.tensor(used), torch.tensor(target)
 
     def _measure(self, batch: Batch, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, E) delay in s (left after right), level difference in dB (right minus left) and energy per window."""

@@ -64,7 +64,7 @@ def build(
         records.append(record(scene, path, split))
         on_progress(index + 1, count)
     write_manifest(manifest, records)
-    return records
+    return read_manifest(manifest)  # exactly what a later run will read
 
 
 def described(split: str, count: int, config: ScenesConfig, clean_text: str) -> list[str]:
