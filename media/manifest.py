@@ -127,10 +127,11 @@ def scan_folder(folder: str | Path) -> tuple[list[ClipRecord], list[Rejected]]:
             records.append(_describe(path, folder, captions))
         except MediaError as error:
             rejected.append(Rejected(str(path), error.reason))
+    if not records and not rejected:
+        raise ManifestError(folder, f"holds no video; put files ending in {', '.join(SUFFIXES)} there.")
     if not records:
-        found = f"none of its {len(rejected)} videos can be used: {rejected[0].path}: {rejected[0].reason}"
-        empty = f"holds no video; put files ending in {', '.join(SUFFIXES)} there."
-        raise ManifestError(folder, found if rejected else empty)
+        first = rejected[0]
+        raise ManifestError(folder, f"none of its {len(rejected)} videos can be used: {first.path}: {first.reason}")
     return records, rejected
 
 

@@ -47,7 +47,7 @@ class RunFolder:
 
 def create(recipe: TrainRecipe) -> RunFolder:
     """A new folder with the resolved recipe in it. Raises PrismError for a bad or taken name, or no right to write."""
-    name = recipe.name or time.strftime("%Y%m%d-%H%M%S")
+    name = time.strftime("%Y%m%d-%H%M%S") if recipe.name is None else recipe.name
     path = _checked(recipe, name)
     for attempt in range(2, 100):
         try:
