@@ -47,8 +47,8 @@ def analyse(clip: Clip) -> VideoAnalysis:
     if not len(shots):
         tracks, trust = track_objects(frames)
         best = sounding(tracks)
-        if best is not None and trust >= TRUST:
-            return from_track(best, fps, frames.shape[2], trust)
+        if best is not None and trust * best.solidity >= TRUST:
+            return from_track(best, fps, frames.shape[2], trust * best.solidity)
     return from_flow(luma, fps, shots)
 
 

@@ -10,8 +10,14 @@ import cv2
 import numpy as np
 
 DIRECTIONS = 8
+# Right, down, left, up and between: most things are struck downwards, and lifting off is silent.
+WEIGHTS = np.array([0.5, 1.0, 1.5, 1.0, 0.5, 0.2, 0.1, 0.2])
 MIN_CHANGE = 6
-MIN_SPEED = 0.25
+MIN_SPEED = 0.12
+COMMON = 0.9
+CAP = 2.0
+LEAST = 0.35
+PROMINENCE = 0.8
 
 
 @dataclass(frozen=True)
@@ -68,30 +74,33 @@ def noise_level(luma: np.ndarray) -> float:
 
 
 def impact_envelope(motion: Motion, cuts: np.ndarray) -> np.ndarray:
-    """(T,) how much directed motion vanishes at each frame."""
+    """(T,) how much directed motion vanishes at each frame, in [0, 1].
+
+    Compressed, so that one violent change (a title that appears) does not hide the rest.
+    """
     lost = np.zeros(len(motion.amount))
-    lost[1:] = np.maximum(motion.directed[:-1] - motion.directed[1:], 0).sum(1)
+    lost[1:] = np.maximum(motion.directed[:-1] - motion.directed[1:], 0) @ WEIGHTS
     for cut in cuts:
         lost[max(0, cut - 1) : cut + 2] = 0
-    return lost
+    if not lost.any():
+        return lost
+    top = CAP * float(np.quantile(lost[lost > 0], COMMON))
+    return np.sqrt(np.minimum(lost / top, 1))
 
 
-def pick(envelope: np.ndarray, fps: float, gap: float = 0.12, reach: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def pick(envelope: np.ndarray, fps: float, gap: float = 0.15, reach: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Times (frames, fractional) and heights of the envelope's peaks over a threshold that follows its level."""
-    if len(envelope) < 3 or envelope.max() <= 0:
-        return np.zeros(0), np.zeros(0)
-    pair = np.convolve(envelope, (1, 1))[1:]
-    half = max(1, round(reach * fps))
-    least = max(0.15 * float(np.quantile(pair, 0.98)), 1e-4)
-    distance = max(1, round(gap * fps))
-    times, heights = [], []
+    pair = np.zeros_like(envelope)
+    pair[:-1] = envelope[:-1] + envelope[1:]
+    half, distance = max(1, round(reach * fps)), max(1, round(gap * fps))
+    times: list[float] = []
+    heights: list[float] = []
     for t in range(len(pair)):
         near = pair[max(0, t - distance) : t + distance + 1]
         wide = pair[max(0, t - half) : t + half + 1]
-        level = max(least, float(np.median(wide) + 1.5 * np.abs(wide - np.median(wide)).mean()))
+        level = max(LEAST, float(wide.mean() + PROMINENCE * wide.std()))
         if pair[t] < level or pair[t] < near.max() or (times and t - times[-1] < distance):
             continue
-        after = float(envelope[t + 1]) if t + 1 < len(envelope) else 0.0
-        times.append(t + after / max(float(envelope[t]) + after, 1e-12))
+        times.append(t + float(envelope[t + 1] / pair[t]))
         heights.append(float(pair[t]))
     return np.array(times), np.array(heights)

@@ -15,19 +15,31 @@ MAX_MISSED = 4
 BACKGROUND_FRAMES = 15
 RARE = 0.2
 MAX_BUSY = 0.5
+FREE_VARIATION = 0.15
+MAX_VARIATION = 0.4
 
 
 @dataclass(frozen=True)
 class Track:
-    """One object: centre (T, 2) as x, y in pixels, NaN where unseen; mass (T,) contrast times area."""
+    """One object: centre (T, 2) as x, y in pixels, NaN where unseen; mass (T,) contrast times area; area (T,)."""
 
     centre: np.ndarray
     mass: np.ndarray
+    area: np.ndarray
 
     @property
     def coverage(self) -> float:
         """Share of the frames in which it is seen."""
         return float(np.isfinite(self.centre[:, 0]).mean())
+
+    @property
+    def solidity(self) -> float:
+        """How much it is one solid object that travels, 0 to 1: constant mass, a path longer than itself."""
+        seen = self.mass > 0
+        variation = float(self.mass[seen].std() / self.mass[seen].mean())
+        travelled = float(np.ptp(self.centre[seen], axis=0).max() / np.sqrt(self.area[seen].mean()))
+        steady = np.clip((MAX_VARIATION - variation) / (MAX_VARIATION - FREE_VARIATION), 0, 1)
+        return float(steady * np.clip(travelled, 0, 1))
 
 
 def contrast(frames: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -135,10 +147,10 @@ def _cost(track: dict[int, np.ndarray], found: np.ndarray, time: int, reach: flo
 
 
 def _as_track(track: dict[int, np.ndarray], length: int) -> Track:
-    centre, mass = np.full((length, 2), np.nan), np.zeros(length)
+    centre, mass, area = np.full((length, 2), np.nan), np.zeros(length), np.zeros(length)
     for time, blob in track.items():
-        centre[time], mass[time] = blob[:2], blob[2]
-    return Track(centre, mass)
+        centre[time], mass[time], area[time] = blob[:2], blob[2], blob[3]
+    return Track(centre, mass, area)
 
 
 def track_objects(frames: np.ndarray) -> tuple[list[Track], float]:
