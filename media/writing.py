@@ -42,7 +42,10 @@ def write_clip(
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     rate = Fraction(fps).limit_denominator(100_000)
     with _output(path) as container:
-        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
+        try:
+            video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
+        except ValueError as error:
+            raise NotWritable(path, "this format cannot hold H.264 video; name the file .mp4, .mkv or .mov.") from error
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = 1 / rate
