@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from actors.config import BufferConfig
 from actors.ledger import Ledger
@@ -24,6 +25,7 @@ class ExperienceError(PrismError):
 class _Held:
     info: GroupInfo
     ref: Any
+    place: int
     nbytes: int
 
 
@@ -33,6 +35,18 @@ class _Lease:
     iteration: int
     world: int
     expires: float
+
+
+def packs(groups: list[Group], limit: int) -> Iterator[list[Group]]:
+    """Runs of neighbouring groups of at most `limit` bytes together, one group at least."""
+    run: list[Group] = []
+    for group in groups:
+        if run and sum(g.nbytes for g in run) + group.nbytes > limit:
+            yield run
+            run = []
+        run.append(group)
+    if run:
+        yield run
 
 
 class ExperienceBuffer:
@@ -72,9 +86,27 @@ class ExperienceBuffer:
         if epoch == self._epoch:
             self._ledger.expect(iteration, count)
 
-    async def add(self, groups: list[Group], epoch: int = 0) -> list[Admission]:
-        """Take groups, one answer each. A group refused as "full" may be sent again once there is room."""
-        answers = [self._admit(group, epoch) for group in groups]
+    async def add(self, iteration: int, infos: list[GroupInfo], payload: list[Any], epoch: int = 0) -> list[Admission]:
+        """Take the groups described, one answer each; what is refused as "full" may be sent again once there is room.
+
+        infos: with rewards. payload: [object ref of a list with those groups]; wrapped, so that a lost object is
+        noticed here and answered with "gone".
+        """
+        try:
+            async with asyncio.timeout(self._config.rpc_deadline_s):
+                groups = {group.index: group for group in await payload[0]}
+        except (RayError, TimeoutError):
+            return [Admission(False, "gone")] * len(infos)
+        rewarded = [replace(groups[info.index], rewards=info.rewards) for info in infos]
+        answers = self._admit(iteration, rewarded, epoch)
+        accepted = [group for group, answer in zip(rewarded, answers, strict=True) if answer == Admission(True)]
+        for run in packs(accepted, self._config.pack_bytes):
+            ref = self._put(run)
+            for place, group in enumerate(run):
+                self._held[iteration, group.index] = _Held(GroupInfo.of(group), ref, place, group.nbytes)
+                self._bytes += group.nbytes
+                self._ledger.accept(iteration, group.index)
+        self._peak = (max(self._peak[0], len(self._held)), max(self._peak[1], self._bytes))
         await self._notify()
         return answers
 
@@ -110,10 +142,13 @@ class ExperienceBuffer:
             )
         lease = self._lease_for(iteration, world)
         held = [self._held[key] for key in sorted(self._held) if key[0] == iteration]
+        mine = held[rank::world]
+        refs = list({id(h.ref): h.ref for h in mine}.values())
         return Batch(
             iteration=iteration,
             lease=lease.name,
-            refs=[h.ref for h in held[rank::world]],
+            refs=refs,
+            places=[(refs.index(h.ref), h.place) for h in mine],
             groups=[h.info for h in held],
             dropped=self._ledger.reasons(iteration, "dropped"),
             lost=self._ledger.reasons(iteration, "lost"),
@@ -194,25 +229,28 @@ class ExperienceBuffer:
         begun = self._lease is not None and self._lease.iteration == iteration
         return self._stop and not begun
 
-    def _admit(self, group: Group, epoch: int) -> Admission:
-        key = (group.iteration, group.index)
+    def _admit(self, iteration: int, groups: list[Group], epoch: int) -> list[Admission]:
+        """What becomes of each group, in order, as far as there is room."""
+        answers, items, nbytes = [], len(self._held), self._bytes
+        for group in groups:
+            answer = self._known(iteration, group.index, epoch)
+            if answer is None and (items == self._config.max_items or nbytes + group.nbytes > self._config.max_bytes):
+                answer = Admission(False, "full")
+            if answer is None:
+                answer, items, nbytes = Admission(True), items + 1, nbytes + group.nbytes
+            answers.append(answer)
+        return answers
+
+    def _known(self, iteration: int, index: int, epoch: int) -> Admission | None:
+        """The answer that does not depend on room; None for a group that is waited for."""
         if epoch != self._epoch:
             return Admission(False, "stale")
-        if not self._ledger.knows(group.iteration):
+        if not self._ledger.knows(iteration):
             return Admission(False, "unexpected")
-        state = self._ledger.state(*key)
-        if state in ("accepted", "trained"):
-            return Admission(True, "duplicate")
-        if state != "pending":
-            return Admission(False, "settled")
-        if len(self._held) >= self._config.max_items or self._bytes + group.nbytes > self._config.max_bytes:
-            return Admission(False, "full")
-        info = GroupInfo(group.id, group.index, group.clip_id, group.version, group.nfe_rollout, group.rewards)
-        self._held[key] = _Held(info, self._put(group), group.nbytes)
-        self._bytes += group.nbytes
-        self._peak = (max(self._peak[0], len(self._held)), max(self._peak[1], self._bytes))
-        self._ledger.accept(*key)
-        return Admission(True)
+        state = self._ledger.state(iteration, index)
+        if state == "pending":
+            return None
+        return Admission(True, "duplicate") if state in ("accepted", "trained") else Admission(False, "settled")
 
     async def _settle(
         self, settle: Callable[..., bool], iteration: int, indices: list[int], reason: str, epoch: int

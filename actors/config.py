@@ -31,6 +31,8 @@ class BufferConfig(Section):
     """Bounds of the experience buffer.
 
     max_items: groups held at once. max_bytes: bytes of their arrays, at most about half of the object store.
+    pack_bytes: small groups that arrive together share one object of at most this size, since an object costs about a
+    millisecond whatever its size; a rank may fetch that much more than its own groups.
     lease_s: a leased batch that is not acknowledged within this many seconds returns to the queue.
     rpc_deadline_s: longest any call to the buffer, the weight store or the coordinator may take, apart from waits that
     carry their own limit.
@@ -38,5 +40,6 @@ class BufferConfig(Section):
 
     max_items: int = Field(default=1024, ge=1)
     max_bytes: int = Field(default=512 * 2**20, ge=1)
+    pack_bytes: int = Field(default=4 * 2**20, ge=1)
     lease_s: float = Field(default=600.0, gt=0)
     rpc_deadline_s: float = Field(default=60.0, gt=0)

@@ -11,16 +11,15 @@ from ray.exceptions import RayError
 
 from actors.clock import BusyClock
 from actors.config import RolloutConfig
-from actors.messages import IterationRecord, Prompt, RolloutTask
+from actors.messages import Admission, GroupInfo, IterationRecord, Prompt, RolloutTask
 from actors.metrics import RolloutMetrics
 from actors.missing import rejection
-from actors.pool import TaskLostError, WorkerPool
+from actors.pool import Produced, TaskLostError, WorkerPool
 from actors.progress import Progress
 from actors.schedule import admissible, choose_prompts, split
 from rewards_service.scores import Reference, Scores
 from settings import PrismError
 from trainer.config import AlgorithmConfig
-from trainer.group import Group
 from trainer.windows import window
 
 _RATE_WINDOW_S = 10.0
@@ -221,33 +220,39 @@ class Coordinator:
     async def _produce(
         self, task: RolloutTask, progress: Progress, announced: asyncio.Future, previous: asyncio.Task | None
     ) -> None:
-        """Sample, score and deliver one task; the buffer learns of the iteration meanwhile."""
-        try:
-            with self._rollout.running(), progress.rollout.running():
-                result, waveforms, attempts = await self._pool.run(task, lambda: self._version)
-        except TaskLostError as error:
+        """Take one task from prompts to the buffer, which learns of the iteration meanwhile.
+
+        Sampled anew when its groups were lost with the machine that held them.
+        """
+        reason = ""
+        for _ in range(self._plan.rollout.max_attempts):
+            try:
+                with self._rollout.running(), progress.rollout.running():
+                    done = await self._pool.run(task, lambda: self._version)
+            except TaskLostError as error:
+                reason = str(error)
+                break
+            self._count(done, progress)
+            await self._score(task, done, progress)
             await announced
-            self._metrics.lost(str(error), len(task.prompts))
-            await self._call(self._buffer.lose.remote(task.iteration, list(task.indices), str(error), progress.epoch))
-            return
-        progress.resubmitted += attempts - 1
-        samples = sum(group.latents.shape[1] for group in result.groups)
-        progress.samples += samples
-        progress.nfe += result.nfe
-        self._count(len(result.groups), samples, result.nfe)
+            if previous is not None:
+                # In order of iterations, so that a full buffer never holds only what the learner does not want yet.
+                await asyncio.wait([previous])
+            if await self._deliver(task.iteration, done, progress):
+                return
+            reason = "the machine that held it is gone"
+        await announced
+        self._metrics.lost(reason, len(task.prompts))
+        await self._call(self._buffer.lose.remote(task.iteration, list(task.indices), reason, progress.epoch))
+
+    async def _score(self, task: RolloutTask, done: Produced, progress: Progress) -> None:
         references = [prompt.reference for prompt in task.prompts]
         with self._reward.running(), progress.reward.running():
             scores = await self._rewards.score_all(
-                waveforms, result.sample_rate, references, members=self._plan.algorithm.group_size
+                done.waveforms, done.result.sample_rate, references, members=done.result.members
             )
-        del waveforms
-        progress.score(result.groups, scores)
+        progress.score(done.result.groups, scores)
         self._check_missing(progress)
-        await announced
-        if previous is not None:
-            # In order of iterations, so that a full buffer can never hold only what the learner does not want yet.
-            await asyncio.wait([previous])
-        await self._deliver(result.groups, progress)
 
     def _check_missing(self, progress: Progress) -> None:
         """Called before delivery, so that the learner never trains on an iteration beyond the limit."""
@@ -257,33 +262,40 @@ class Coordinator:
                 f"rewards.max_missing_share = {self._plan.max_missing_share:g} allows; last reason: {progress.reason}."
             )
 
-    async def _deliver(self, groups: list[Group], progress: Progress) -> None:
-        plan, kept = self._plan, []
+    async def _deliver(self, iteration: int, done: Produced, progress: Progress) -> bool:
+        """Hand groups to the buffer or drop them; False when their arrays are gone and they must be sampled again."""
+        kept: list[GroupInfo] = []
         rejected: dict[str, list[int]] = {}
-        for group in groups:
-            reason = rejection(group.rewards, plan.missing)
-            if reason:
-                rejected.setdefault(reason, []).append(group.index)
-            else:
-                kept.append(group)
+        for group in done.result.groups:
+            reason = rejection(group.rewards, self._plan.missing)
+            rejected.setdefault(reason, []).append(group.index)
+            kept += [] if reason else [group]
         for reason, indices in rejected.items():
-            self._metrics.dropped(reason, len(indices))
-            await self._call(self._buffer.drop.remote(groups[0].iteration, indices, reason, progress.epoch))
+            if reason:
+                self._metrics.dropped(reason, len(indices))
+                await self._call(self._buffer.drop.remote(iteration, indices, reason, progress.epoch))
         while kept:
             # Read before the call: the learner frees an iteration before it advances past it.
-            needed = self._version >= kept[0].iteration
-            answers = await self._call(self._buffer.add.remote(kept, progress.epoch))
-            progress.groups += [group for group, answer in zip(kept, answers, strict=True) if answer.accepted]
+            needed = self._version >= iteration
+            answers = await self._call(self._buffer.add.remote(iteration, kept, [done.groups], progress.epoch))
+            progress.groups += [group for group, answer in zip(kept, answers, strict=True) if answer == Admission(True)]
+            if any(answer.reason == "gone" for answer in answers):
+                return False
             kept = [group for group, answer in zip(kept, answers, strict=True) if answer.reason == "full"]
             if kept and needed:
                 raise CoordinatorError(
-                    f"its groups alone fill the experience buffer ({kept[0].nbytes / 2**20:.2f} MiB each); raise "
-                    "buffer.max_items and buffer.max_bytes, or lower algorithm.prompts."
+                    "its groups alone fill the experience buffer; raise buffer.max_items and buffer.max_bytes, or "
+                    "lower algorithm.prompts."
                 )
             if kept:
                 await asyncio.sleep(_ROOM_POLL_S)
+        return True
 
-    def _count(self, groups: int, samples: int, nfe: int) -> None:
+    def _count(self, done: Produced, progress: Progress) -> None:
+        groups, samples, nfe = len(done.result.groups), done.result.samples, done.result.nfe
+        progress.resubmitted += done.attempts - 1
+        progress.samples += samples
+        progress.nfe += nfe
         self._totals["groups"] += groups
         self._totals["samples"] += samples
         self._totals["nfe"] += nfe

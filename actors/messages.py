@@ -48,44 +48,64 @@ class RolloutTask:
 
 
 @dataclass(frozen=True)
-class RolloutResult:
-    """Groups of one task without rewards; their waveforms travel separately.
-
-    nfe: velocity evaluations spent on the task. seconds: wall time of the actor on it.
-    """
-
-    groups: list[Group]
-    sample_rate: int
-    nfe: int
-    seconds: float
-    pid: int
-
-
-@dataclass(frozen=True)
-class Admission:
-    """The buffer's answer to one group. reason: "" when accepted, or duplicate, unexpected, settled, stale, full."""
-
-    accepted: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class GroupInfo:
-    """What every rank knows about a group of the batch, without its arrays."""
+    """What is known about a group without its arrays: all that the coordinator and every rank need of it."""
 
     id: str
     index: int
     clip_id: str
     version: int
     nfe: int
-    rewards: dict[str, np.ndarray]
+    rewards: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, group: Group) -> "GroupInfo":
+        """The description of a group."""
+        return cls(group.id, group.index, group.clip_id, group.version, group.nfe_rollout, group.rewards)
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """What a rollout actor says about a task; the groups themselves and their waveforms travel as objects of their own.
+
+    groups: in the order of the task, without rewards. members: samples per group. seconds: wall time on the task.
+    """
+
+    groups: list[GroupInfo]
+    members: int
+    sample_rate: int
+    seconds: float
+    pid: int
+
+    @property
+    def samples(self) -> int:
+        """Waveforms of the task."""
+        return self.members * len(self.groups)
+
+    @property
+    def nfe(self) -> int:
+        """Velocity evaluations of the task."""
+        return sum(group.nfe for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The buffer's answer to one group.
+
+    reason: "" when accepted, else duplicate (accepted before), unexpected, settled, stale, full, or gone (its arrays
+    were lost with the machine that held them).
+    """
+
+    accepted: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Batch:
     """One iteration's accepted groups under a lease.
 
-    refs: object refs of this rank's groups (accepted groups in index order, [rank::world]).
+    refs: object refs of the packs (lists of groups) that hold this rank's groups: accepted groups in index order,
+    [rank::world]. places: (position in refs, position in that pack) of each of them.
     groups: metadata of all accepted groups in index order, the same on every rank.
     stop: a stop was requested before this iteration was handed out; refs and groups are empty then.
     """
@@ -93,10 +113,15 @@ class Batch:
     iteration: int
     lease: str
     refs: list[Any] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
     groups: list[GroupInfo] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     stop: bool = False
+
+    def select(self, packs: list[list[Group]]) -> list[Group]:
+        """This rank's groups out of what `refs` point to."""
+        return [packs[pack][place] for pack, place in self.places]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -22,6 +22,16 @@ class PoolError(PrismError):
 
 class TaskLostError(Exception):
     """A task failed on every attempt; the message is the last reason."""
+
+
+@dataclass(frozen=True)
+class Produced:
+    """A finished task. groups, waveforms: object refs, owned by this process. attempts: sends it took."""
+
+    result: RolloutResult
+    groups: Any
+    waveforms: Any
+    attempts: int
 
 
 class WorkerPool:
@@ -57,8 +67,8 @@ class WorkerPool:
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
-    async def run(self, task: RolloutTask, version: Callable[[], int]) -> tuple[RolloutResult, Any, int]:
-        """The task's result, the object ref of its waveforms (owned by this process) and the number of attempts.
+    async def run(self, task: RolloutTask, version: Callable[[], int]) -> Produced:
+        """Have a task done.
 
         version: the newest weights, asked for at each attempt. Raises TaskLostError after max_attempts failures,
         PoolError when every actor is gone for good, and at once any PrismError of an actor: repeating would not help.
@@ -69,7 +79,9 @@ class WorkerPool:
             self.resubmitted += attempt > 0
             self.in_flight += 1
             try:
-                result_ref, waveforms = worker.generate.options(num_returns=2).remote(replace(task, version=version()))
+                result_ref, groups, waveforms = worker.generate.options(num_returns=3).remote(
+                    replace(task, version=version())
+                )
                 result = await asyncio.wait_for(_value(result_ref), self._config.deadline_s)
             except TimeoutError:
                 reason = f"no answer within {self._config.deadline_s:g} s"
@@ -87,7 +99,7 @@ class WorkerPool:
                 raise
             else:
                 self._idle.put_nowait(worker)
-                return result, waveforms, attempt + 1
+                return Produced(result, groups, waveforms, attempt + 1)
             finally:
                 self.in_flight -= 1
         raise TaskLostError(reason)

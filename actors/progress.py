@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.clock import BusyClock
-from actors.messages import IterationRecord
+from actors.messages import GroupInfo, IterationRecord
 from rewards_service.scores import Scores
-from trainer.group import Group, Window
+from trainer.group import Window
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Progress:
     epoch: int
     window: Window
     samples_expected: int
-    groups: list[Group] = field(default_factory=list)
+    groups: list[GroupInfo] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
     reason: str = ""
     samples: int = 0
@@ -30,7 +30,7 @@ class Progress:
     rollout: BusyClock = field(default_factory=BusyClock)
     reward: BusyClock = field(default_factory=BusyClock)
 
-    def score(self, groups: list[Group], scores: Mapping[str, Scores]) -> None:
+    def score(self, groups: list[GroupInfo], scores: Mapping[str, Scores]) -> None:
         """Give each group its row of every dimension and count what is missing."""
         for name, scored in scores.items():
             self.missing[name] = self.missing.get(name, 0) + int(np.isnan(scored.values).sum())

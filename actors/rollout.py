@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import ray
 
-from actors.messages import RolloutResult, RolloutTask
+from actors.messages import GroupInfo, RolloutResult, RolloutTask
 from settings import PrismError
 from trainer.group import Group
 
@@ -48,8 +48,8 @@ class RolloutWorker:
         self._deadline_s = deadline_s
         self._loaded: tuple[int, str] | None = None
 
-    def generate(self, task: RolloutTask) -> tuple[RolloutResult, np.ndarray]:
-        """Sample a task with exactly its weight version; call it with num_returns=2.
+    def generate(self, task: RolloutTask) -> tuple[RolloutResult, list[Group], np.ndarray]:
+        """Sample a task with exactly its weight version; call it with num_returns=3.
 
         Raises RolloutError when the pulled weights do not have the published checksum.
         """
@@ -57,13 +57,13 @@ class RolloutWorker:
         checksum = self._pull(task.version)
         groups, waveforms = self._generator.generate(task, checksum)
         result = RolloutResult(
-            groups=groups,
+            groups=[GroupInfo.of(group) for group in groups],
+            members=waveforms.shape[1],
             sample_rate=self._generator.sample_rate,
-            nfe=sum(group.nfe_rollout for group in groups),
             seconds=time.perf_counter() - began,
             pid=os.getpid(),
         )
-        return result, waveforms
+        return result, groups, waveforms
 
     def ready(self) -> int:
         """Process id; answers once the model is built."""

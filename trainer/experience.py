@@ -77,7 +77,7 @@ class Experience:
         )
 
     def fetch(self, refs: list[Any]) -> list[Any]:
-        """The groups behind a batch's refs."""
+        """The packs of groups behind a batch's refs."""
         return self._call_all(refs, "fetch the groups of a batch")
 
     def finish(self, lease: str, version: int, params: dict[str, np.ndarray], checksum: str) -> None:

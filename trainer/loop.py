@@ -116,7 +116,7 @@ class _Rank:
         self._require_equal(_digest(taken), f"the batch of iteration {iteration}")
         if taken.stop:
             return False
-        groups = self.experience.fetch(taken.refs)
+        groups = taken.select(self.experience.fetch(taken.refs))
         self._check_windows(groups, iteration)
         waited = time.perf_counter()
         batch = IterationBatch.of(iteration, groups, {info.id: info.rewards for info in taken.groups})

@@ -46,7 +46,7 @@ class Run:
         return self.get(self.actors.buffer.take.remote(iteration, 0, 1, DEADLINE_S))
 
     def finish(self, batch: Any) -> None:
-        groups = self.get(batch.refs)
+        groups = batch.select(self.get(batch.refs))
         self.kept[batch.iteration] = [float(group.latents.flat[0]) for group in groups]
         self.publish(batch.iteration + 1)
         assert self.get(self.actors.buffer.ack.remote(batch.lease))

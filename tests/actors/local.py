@@ -3,14 +3,15 @@
 import asyncio
 import copy
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import numpy as np
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 
-from actors.messages import RolloutResult, RolloutTask
+from actors.messages import GroupInfo, RolloutResult, RolloutTask
 from tests.actors.fakes import FakeGenerator, checksum_of
+from trainer.group import Group
 
 
 class Call:
@@ -24,18 +25,35 @@ class Call:
 
     def remote(self, *arguments: Any) -> Any:
         task = asyncio.ensure_future(self._run(*copy.deepcopy(arguments)))
-        if self._returns == 1:
-            return task
-        return tuple(asyncio.ensure_future(_part(task, place)) for place in range(self._returns))
+        return task if self._returns == 1 else tuple(Ref(task, place) for place in range(self._returns))
 
 
-async def _part(task: asyncio.Task, place: int) -> Any:
-    try:
-        return (await task)[place]
-    except RayError:
-        if place == 0:
-            raise
-        return None
+class Ref:
+    """Stands for an object: copying it copies the reference. `lost`: the machine that held the object is gone."""
+
+    def __init__(self, task: Awaitable[Any], place: int) -> None:
+        self._task, self._place = task, place
+        self.lost = False
+
+    def __deepcopy__(self, memo: dict) -> "Ref":
+        return self
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._get().__await__()
+
+    async def _get(self) -> Any:
+        if self.lost:
+            raise ObjectLostError("00", b"here", "")
+        return (await self._task)[self._place]
+
+
+def ref_to(value: Any) -> Ref:
+    """A reference to a value, in an event loop."""
+
+    async def get() -> tuple[Any]:
+        return (value,)
+
+    return Ref(asyncio.ensure_future(get()), 0)
 
 
 class Local:
@@ -69,13 +87,14 @@ class LocalWorker:
         self.pid = 1
         self.tasks: list[RolloutTask] = []
 
-    async def generate(self, task: RolloutTask) -> tuple[RolloutResult, np.ndarray]:
+    async def generate(self, task: RolloutTask) -> tuple[RolloutResult, list[Group], np.ndarray]:
         self.tasks.append(task)
         if self.strikes:
             await self.strikes.pop(0)()
         self.generator.value = float(task.version)
         groups, waveforms = self.generator.generate(task, checksum_of(task.version))
-        return RolloutResult(groups, 16_000, 5 * len(groups), 0.0, self.pid), waveforms
+        described = [GroupInfo.of(group) for group in groups]
+        return RolloutResult(described, waveforms.shape[1], 16_000, 0.0, self.pid), groups, waveforms
 
     def ready(self) -> int:
         return self.pid

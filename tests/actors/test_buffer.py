@@ -1,14 +1,19 @@
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.buffer import ExperienceBuffer, ExperienceError
 from actors.config import BufferConfig
+from actors.messages import Admission, GroupInfo
 from tests.actors.fakes import make_group
+from tests.actors.local import ref_to
+from trainer.group import Group
 
 BATCH = 4
 
@@ -31,9 +36,13 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
+async def add(buffer: ExperienceBuffer, groups: list[Group], epoch: int = 0) -> list[Admission]:
+    return await buffer.add(groups[0].iteration, [GroupInfo.of(group) for group in groups], [ref_to(groups)], epoch)
+
+
 async def fill(buffer: ExperienceBuffer, iteration: int, indices: range = range(BATCH)) -> list[str]:
     await buffer.expect(iteration, BATCH)
-    answers = await buffer.add([make_group(iteration, index) for index in indices])
+    answers = await add(buffer, [make_group(iteration, index) for index in indices])
     return [answer.reason for answer in answers]
 
 
@@ -41,10 +50,10 @@ def test_a_batch_is_complete_ordered_and_trained_once() -> None:
     async def work() -> None:
         buffer = buffer_with()
         await buffer.expect(0, BATCH)
-        await buffer.add([make_group(0, index) for index in (2, 0)])
-        await buffer.add([make_group(0, index) for index in (3, 1)])
+        await add(buffer, [make_group(0, index) for index in (2, 0)])
+        await add(buffer, [make_group(0, index) for index in (3, 1)])
         batch = await buffer.take(0, rank=0, world=1, timeout_s=1)
-        assert [group.index for group in batch.refs] == [0, 1, 2, 3]
+        assert [group.index for group in batch.select(batch.refs)] == [0, 1, 2, 3]
         assert [info.id for info in batch.groups] == ["000000-0000", "000000-0001", "000000-0002", "000000-0003"]
         assert await buffer.ack(batch.lease)
         assert not await buffer.ack(batch.lease)
@@ -62,8 +71,8 @@ def test_ranks_share_a_lease_and_split_the_groups() -> None:
         await fill(buffer, 0)
         first, second = [await buffer.take(0, rank, 2, timeout_s=1) for rank in (0, 1)]
         assert first.lease == second.lease
-        assert [g.index for g in first.refs] == [0, 2]
-        assert [g.index for g in second.refs] == [1, 3]
+        assert [g.index for g in first.select(first.refs)] == [0, 2]
+        assert [g.index for g in second.select(second.refs)] == [1, 3]
         assert [i.id for i in first.groups] == [i.id for i in second.groups]
 
     run(work())
@@ -79,7 +88,7 @@ def test_taking_waits_for_the_last_group_whatever_becomes_of_it() -> None:
         assert not taking.done()
         await buffer.lose(0, [3], "worker died")
         batch = await taking
-        assert [g.index for g in batch.refs] == [0, 1]
+        assert [g.index for g in batch.select(batch.refs)] == [0, 1]
         assert batch.dropped == {"missing:spatial": 1}
         assert batch.lost == {"worker died": 1}
 
@@ -92,8 +101,8 @@ def test_taking_times_out() -> None:
         await fill(buffer, 0, range(2))
         with pytest.raises(TimeoutError):
             await buffer.take(0, 0, 1, timeout_s=0.01)
-        await buffer.add([make_group(0, 2), make_group(0, 3)])
-        assert len((await buffer.take(0, 0, 1, timeout_s=1)).refs) == BATCH
+        await add(buffer, [make_group(0, 2), make_group(0, 3)])
+        assert len((await buffer.take(0, 0, 1, timeout_s=1)).groups) == BATCH
 
     run(work())
 
@@ -116,10 +125,49 @@ def test_adding_twice_counts_once() -> None:
 def test_what_nobody_announced_or_what_was_given_up_is_refused() -> None:
     async def work() -> None:
         buffer = buffer_with()
-        assert [a.reason for a in await buffer.add([make_group(7, 0)])] == ["unexpected"]
+        assert [a.reason for a in await add(buffer, [make_group(7, 0)])] == ["unexpected"]
         await buffer.expect(0, BATCH)
         await buffer.lose(0, [1], "worker died")
-        assert [a.reason for a in await buffer.add([make_group(0, 1)])] == ["settled"]
+        assert [a.reason for a in await add(buffer, [make_group(0, 1)])] == ["settled"]
+
+    run(work())
+
+
+def test_groups_whose_arrays_are_gone_may_come_again() -> None:
+    async def work() -> None:
+        buffer = buffer_with()
+        await buffer.expect(0, BATCH)
+        groups = [make_group(0, index) for index in range(BATCH)]
+        ref = ref_to(groups)
+        ref.lost = True
+        assert {a.reason for a in await buffer.add(0, [GroupInfo.of(g) for g in groups], [ref])} == {"gone"}
+        assert await fill(buffer, 0) == [""] * BATCH
+
+    run(work())
+
+
+def test_small_groups_share_an_object_and_large_ones_do_not() -> None:
+    async def work() -> None:
+        size = make_group(0, 0).nbytes
+        for limit, lengths in ((1, [1, 1, 1, 1]), (2 * size, [2, 2]), (100 * size, [4])):
+            buffer = buffer_with(pack_bytes=limit)
+            await fill(buffer, 0)
+            batch = await buffer.take(0, 0, 1, timeout_s=1)
+            assert [len(pack) for pack in batch.refs] == lengths
+            assert [g.index for g in batch.select(batch.refs)] == [0, 1, 2, 3]
+
+    run(work())
+
+
+def test_rewards_come_with_the_description() -> None:
+    async def work() -> None:
+        buffer = buffer_with()
+        await buffer.expect(0, 1)
+        bare = replace(make_group(0, 0), rewards={})
+        rewards = {"temporal": np.array([0.5])}
+        await buffer.add(0, [replace(GroupInfo.of(bare), rewards=rewards)], [ref_to([bare])])
+        batch = await buffer.take(0, 0, 1, timeout_s=1)
+        assert batch.select(batch.refs)[0].rewards == batch.groups[0].rewards == rewards
 
     run(work())
 
@@ -149,7 +197,7 @@ def test_an_expired_lease_is_handed_out_anew_and_its_old_holder_is_refused() -> 
         assert (await buffer.status())["expired_leases"] == 1
         new = await buffer.take(0, 0, 1, timeout_s=1)
         assert new.lease != old.lease
-        assert [g.index for g in new.refs] == [g.index for g in old.refs]
+        assert [g.index for g in new.select(new.refs)] == [g.index for g in old.select(old.refs)]
         assert not await buffer.ack(old.lease)
         assert await buffer.ack(new.lease)
         assert (await buffer.ledger())["trained"] == BATCH
@@ -197,10 +245,12 @@ def test_rewinding_forgets_and_refuses_what_was_sent_before() -> None:
         assert (await buffer.status())["items"] == 0
         await buffer.expect(1, BATCH)
         assert not (await buffer.status())["items"]
-        assert [a.reason for a in await buffer.add([make_group(1, 0)])] == ["stale"]
+        assert [a.reason for a in await add(buffer, [make_group(1, 0)])] == ["stale"]
         await buffer.expect(1, BATCH, epoch)
         await buffer.drop(1, [0], "from before", epoch - 1)
-        assert [a.accepted for a in await buffer.add([make_group(1, k) for k in range(BATCH)], epoch)] == [True] * BATCH
+        assert [a.accepted for a in await add(buffer, [make_group(1, k) for k in range(BATCH)], epoch)] == [
+            True
+        ] * BATCH
         await buffer.ack((await buffer.take(1, 0, 1, timeout_s=1)).lease)
         totals = await buffer.ledger()
         assert (totals["submitted"], totals["trained"], totals["open"]) == (2 * BATCH, 2 * BATCH, 0)
@@ -238,8 +288,8 @@ def test_a_failure_wakes_the_learner_with_its_reason_until_a_rewind() -> None:
             await taking
         epoch = await buffer.rewind(0)
         await buffer.expect(0, 1, epoch)
-        await buffer.add([make_group(0, 0)], epoch)
-        assert len((await buffer.take(0, 0, 1, timeout_s=1)).refs) == 1
+        await add(buffer, [make_group(0, 0)], epoch)
+        assert len((await buffer.take(0, 0, 1, timeout_s=1)).groups) == 1
 
     run(work())
 
@@ -263,7 +313,7 @@ def test_the_books_and_bounds_hold_after_any_calls(calls: list[tuple[str, int, i
         for name, iteration, index in calls:
             await buffer.expect(iteration, BATCH, epoch)
             if name == "add":
-                await buffer.add([make_group(iteration, index)], epoch)
+                await add(buffer, [make_group(iteration, index)], epoch)
             elif name == "drop":
                 await buffer.drop(iteration, [index], "dropped", epoch)
             elif name == "lose":

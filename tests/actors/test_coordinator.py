@@ -38,7 +38,7 @@ class Rig:
         return await self.buffer.take(iteration, 0, 1, timeout_s=20)
 
     async def finish(self, batch: Batch) -> None:
-        self.kept[batch.iteration] = [float(group.latents.flat[0]) for group in batch.refs]
+        self.kept[batch.iteration] = [float(group.latents.flat[0]) for group in batch.select(batch.refs)]
         assert await self.buffer.ack(batch.lease)
         await self.coordinator.advance(batch.iteration + 1)
 
@@ -193,7 +193,7 @@ def test_masked_groups_reach_the_learner_with_their_gaps() -> None:
         batch = await run.take(0)
         rewards = batch.groups[2].rewards
         assert [name for name, values in rewards.items() if values[0] != values[0]] == ["temporal"]
-        assert batch.refs[2].rewards["temporal"][1] == pytest.approx(2 / 10_000)
+        assert batch.select(batch.refs)[2].rewards["temporal"][1] == pytest.approx(2 / 10_000)
 
     asyncio.run(work())
 
@@ -292,6 +292,26 @@ def test_stopping_ends_at_the_next_batch_and_the_books_balance() -> None:
         ledger = await run.buffer.finish()
         assert ledger["trained"] == 4
         assert ledger["submitted"] == 4 + ledger["dropped"]["stopped"]
+
+    asyncio.run(work())
+
+
+def test_groups_lost_with_their_machine_are_sampled_again() -> None:
+    class Losing(ExperienceBuffer):
+        """Finds the arrays of the first groups it is given gone."""
+
+        async def add(self, iteration: int, infos: list, payload: list, epoch: int = 0) -> list:
+            payload[0].lost = not self._held
+            return await super().add(iteration, infos, payload, epoch)
+
+    async def work() -> None:
+        run = rig(iterations=1, prompts_per_task=4, max_attempts=2)
+        run.buffer = Losing(BufferConfig(), put=lambda group: group)
+        run.coordinator._buffer = Local(run.buffer)
+        await run.begin()
+        with pytest.raises(ExperienceError, match="the machine that held it is gone': 4"):
+            await run.take(0)
+        assert len(run.workers[0].tasks) == 2
 
     asyncio.run(work())
 

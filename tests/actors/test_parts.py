@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from actors.clock import BusyClock
-from actors.messages import RolloutTask
+from actors.messages import GroupInfo, RolloutTask
 from actors.missing import rejection
 from actors.progress import Progress
 from rewards_service.scores import Scores
@@ -46,7 +48,7 @@ def test_overlapping_work_counts_once() -> None:
 
 def test_a_record_sums_up_what_was_accepted() -> None:
     progress = Progress(epoch=0, window=Window(2, 1), samples_expected=8)
-    groups = [make_group(5, 0, version=4), make_group(5, 1, version=5)]
+    groups = [GroupInfo.of(replace(make_group(5, k, version=4 + k), rewards={})) for k in (0, 1)]
     values = np.array([[0.0, 0.2, 0.4, 0.6], [NAN, 0.5, 0.5, 0.5]])
     progress.score(groups, {"semantic": Scores(values, {(1, 0): "no answer"})})
     progress.groups += groups
