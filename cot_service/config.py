@@ -9,9 +9,8 @@ from settings import Section
 class PlannerConfig(Section):
     """kind: "analysis" looks at the motion; "vllm" asks a hosted video language model.
 
-    template: how the four texts become one prompt. cache: Parquet file that keeps plans between runs, or None.
+    template: how the four texts become one prompt.
     """
 
     kind: Literal["analysis", "vllm"] = "analysis"
     template: str = DEFAULT_TEMPLATE
-    cache: str | None = None

@@ -6,6 +6,7 @@ MIN_IMPULSE = 2.2
 RELATIVE = 0.22
 SPACING = 3
 MIN_PULL = 0.3
+PULLED = 0.25
 ALONG_PULL = 0.4
 REST_SHARE = 0.06
 REST_FRAMES = 5
@@ -61,7 +62,7 @@ def _discounted(jumps: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
     """Sizes of the jumps. Those along the usual pull (gravity) count less: they may be the top of a short arc."""
     sizes = np.linalg.norm(jumps, axis=1)
     moving = np.linalg.norm(acceleration, axis=1) > MIN_PULL
-    pull = np.median(acceleration[moving], axis=0) if moving.any() else np.zeros(2)
+    pull = np.median(acceleration[moving], axis=0) if moving.mean() > PULLED else np.zeros(2)
     strength = float(np.linalg.norm(pull))
     if strength < MIN_PULL:
         return sizes

@@ -14,6 +14,8 @@ DIRECTIONS = 8
 WEIGHTS = np.array([0.5, 1.0, 1.5, 1.0, 0.5, 0.2, 0.1, 0.2])
 MIN_CHANGE = 6
 MIN_SPEED = 0.12
+CAMERA_SHARE = 0.3
+EVERYWHERE = 0.75
 COMMON = 0.9
 CAP = 2.0
 LEAST = 0.35
@@ -47,11 +49,10 @@ def measure_motion(luma: np.ndarray, fps: float, cuts: np.ndarray) -> Motion:
             continue
         mask = cv2.dilate(changed.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         flow = engine.calc(luma[t], luma[t + 1], None)  # type: ignore[call-overload]
-        if mask.mean() > 0.5:
-            flow = flow - np.median(flow.reshape(-1, 2), axis=0)
-        dx, dy = flow[..., 0], flow[..., 1]
+        camera = camera_motion(flow, mask)
+        dx, dy = flow[..., 0] - camera[0], flow[..., 1] - camera[1]
         speed = np.hypot(dx, dy) * mask
-        speed[speed < MIN_SPEED] = 0
+        speed[speed < MIN_SPEED + CAMERA_SHARE * np.hypot(*camera)] = 0
         total = float(speed.sum())
         if total <= 0:
             continue
@@ -66,11 +67,20 @@ def measure_motion(luma: np.ndarray, fps: float, cuts: np.ndarray) -> Motion:
     return Motion(directed, centre, amount)
 
 
+def camera_motion(flow: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(2,) median flow where things change, if that is all over the picture; else zero, for the camera stands."""
+    height, width = mask.shape
+    spread = cv2.resize(mask.astype(np.float32), (6, 6), interpolation=cv2.INTER_AREA) > 0.02
+    if spread.mean() < EVERYWHERE or min(height, width) < 12:
+        return np.zeros(2)
+    return np.median(flow[mask], axis=0)
+
+
 def noise_level(luma: np.ndarray) -> float:
     """Grey levels above which a change between neighbouring frames is more than camera noise."""
     step = max(1, (len(luma) - 1) // 8)
     samples = [np.median(cv2.absdiff(luma[t], luma[t + 1])) for t in range(0, len(luma) - 1, step)]
-    return max(MIN_CHANGE, 4.0 * float(np.median(samples)) if samples else MIN_CHANGE)
+    return max(MIN_CHANGE, 6.0 * float(np.median(samples)) if samples else MIN_CHANGE)
 
 
 def impact_envelope(motion: Motion, cuts: np.ndarray) -> np.ndarray:

@@ -47,6 +47,7 @@ def read_picture(
     rate = float(fps or frame_rate(stream))
     stream.thread_type = "NONE" if stream.width * stream.height < 256 * 256 else "AUTO"
     origin = stream_start(stream)
+    aspect = float(stream.sample_aspect_ratio or 1)
     if start > 1.0:
         container.seek(int((start + origin) * av.time_base), backward=True)
     limit = None if seconds is None else max(1, round(seconds * rate))
@@ -60,10 +61,10 @@ def read_picture(
         while (limit is None or wanted < limit) and start + wanted / rate <= time:
             target = start + wanted / rate
             if previous is not None and target - previous[0] <= time - target:
-                array = to_array(previous[1], short_side) if array is None else array
+                array = to_array(previous[1], short_side, aspect) if array is None else array
                 frames.append(array)
             else:
-                previous, array = (time, frame), to_array(frame, short_side)
+                previous, array = (time, frame), to_array(frame, short_side, aspect)
                 frames.append(array)
             wanted += 1
         if limit is not None and wanted >= limit:
@@ -73,7 +74,7 @@ def read_picture(
     if not seen:
         raise NoFrames(path, "has a video stream but no frame can be decoded; re-encode it.")
     while previous and (limit is None or wanted < limit) and start + (wanted + 0.5) / rate < end + 1e-6:
-        array = to_array(previous[1], short_side) if array is None else array
+        array = to_array(previous[1], short_side, aspect) if array is None else array
         frames.append(array)
         wanted += 1
     if limit is None or wanted < limit:
@@ -83,10 +84,12 @@ def read_picture(
     return Picture(np.stack(frames), rate, origin)
 
 
-def to_array(frame: VideoFrame, short_side: int | None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright, with square pixels, its shorter side scaled down to `short_side`."""
-    aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else None
-    width, height = frame.width * float(aspect or 1), float(frame.height)
+def to_array(frame: VideoFrame, short_side: int | None, aspect: float = 1.0) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright, with square pixels, its shorter side scaled down to `short_side`.
+
+    aspect: width of the file's pixels over their height.
+    """
+    width, height = frame.width * aspect, float(frame.height)
     scale = min(1.0, short_side / min(width, height)) if short_side else 1.0
     size = max(1, round(width * scale)), max(1, round(height * scale))
     image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")

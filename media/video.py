@@ -36,7 +36,7 @@ def probe(path: str | Path) -> Probe:
         frame = next(container.decode(stream), None)
         if frame is None:
             raise NoFrames(path, "has a video stream but no frame can be decoded; re-encode it.")
-        width, height = frame.width, frame.height
+        width, height = round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height
         if round(frame.rotation / 90) % 2:
             width, height = height, width
         sound = container.streams.audio[0] if container.streams.audio else None

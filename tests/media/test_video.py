@@ -174,3 +174,44 @@ def test_resampling_keeps_length_and_level(samples: int, rates: tuple[int, int])
     assert out.dtype == np.float32
     middle = out[:, out.shape[1] // 3 : 2 * out.shape[1] // 3]
     np.testing.assert_allclose(middle, 0.5, atol=0.02)
+
+
+IDENTITY = bytes.fromhex("00010000" + "00" * 12 + "00010000" + "00" * 12 + "40000000")
+QUARTER_TURN = bytes.fromhex("00000000" + "00010000" + "00" * 4 + "ffff0000" + "00" * 16 + "40000000")
+
+
+def turned_movie(path: Path) -> None:
+    """A picture whose top is white, stored with the instruction to turn it clockwise, as telephones do."""
+    frames = np.zeros((8, 48, 64, 3), np.uint8)
+    frames[:, :16] = 255
+    write_clip(path, frames, FPS)
+    whole = path.read_bytes()
+    track_header = whole.index(b"tkhd")
+    at = whole.index(IDENTITY, track_header)
+    path.write_bytes(whole[:at] + QUARTER_TURN + whole[at + 36 :])
+
+
+def test_rotated_pictures_are_turned_upright_and_stay_so_after_mux(tmp_path: Path) -> None:
+    path, out = tmp_path / "phone.mp4", tmp_path / "muxed.mp4"
+    turned_movie(path)
+    mux(path, np.zeros((2, 8_000), np.float32), RATE, out)
+    for file in (path, out):
+        found = probe(file)
+        assert (found.width, found.height) == (48, 64)
+        frames = read_clip(file, audio=False).frames
+        assert frames.shape == (8, 64, 48, 3)
+        assert frames[:, :, 36:].mean() > 240
+        assert frames[:, :, :28].mean() < 15
+
+
+def test_pixels_are_made_square(tmp_path: Path) -> None:
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=16)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for image in flashes():
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode(None))
+    assert read_clip(path, audio=False).frames.shape[1:3] == (48, 128)
+    assert read_clip(path, audio=False, short_side=24).frames.shape[1:3] == (24, 64)
