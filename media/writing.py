@@ -21,6 +21,8 @@ from media.picture import stream_start
 AudioCodec = Literal["aac", "flac"]
 SAMPLE_FORMATS = {"aac": "fltp", "flac": "s32"}
 AAC_BITS_PER_SECOND = 192_000
+# With adaptive quantisation, x264 encodes the same frames differently from call to call.
+REPRODUCIBLE = "aq-mode=0:mbtree=0"
 
 
 def write_clip(
@@ -43,7 +45,8 @@ def write_clip(
     rate = Fraction(fps).limit_denominator(100_000)
     with _output(path) as container:
         try:
-            video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
+            options = {"crf": str(crf), "threads": "1", "x264-params": REPRODUCIBLE}
+        video = container.add_stream("libx264", rate=rate, options=options)
         except ValueError as error:
             raise NotWritable(path, "this format cannot hold H.264 video; name the file .mp4, .mkv or .mov.") from error
         video.height, video.width = frames.shape[1:3]

@@ -14,7 +14,7 @@ from scenes.corruption import corrupt
 from scenes.world import FPS, SECONDS, Scene, make_scene, scene_seed
 
 MANIFEST = "clips.parquet"
-VERSION = 1  # raised whenever the same seed would draw or render anything else
+VERSION = 2  # raised whenever the same seed would draw or render anything else
 
 
 def record(scene: Scene, path: Path, split: str) -> ClipRecord:

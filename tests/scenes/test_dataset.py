@@ -72,3 +72,10 @@ def test_folder_names_follow_the_content() -> None:
     other = ScenesConfig(seed=4)
     assert dataset.folder_name("a", 3, CONFIG) == dataset.folder_name("a", 3, ScenesConfig(seed=3))
     assert len({dataset.folder_name(s, n, c) for s in "ab" for n in (3, 4) for c in (CONFIG, other)}) == 8
+
+
+def test_two_renderings_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in "abc":
+        dataset.build(tmp_path / name, "tests", 4, CONFIG)
+    files = [[p.read_bytes() for p in sorted((tmp_path / name).glob("*.mp4"))] for name in "abc"]
+    assert files[0] == files[1] == files[2]
