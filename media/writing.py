@@ -44,9 +44,9 @@ def write_clip(
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     rate = Fraction(fps).limit_denominator(100_000)
     with _output(path) as container:
+        options = {"crf": str(crf), "threads": "1", "x264-params": REPRODUCIBLE}
         try:
-            options = {"crf": str(crf), "threads": "1", "x264-params": REPRODUCIBLE}
-        video = container.add_stream("libx264", rate=rate, options=options)
+            video = container.add_stream("libx264", rate=rate, options=options)
         except ValueError as error:
             raise NotWritable(path, "this format cannot hold H.264 video; name the file .mp4, .mkv or .mov.") from error
         video.height, video.width = frames.shape[1:3]
