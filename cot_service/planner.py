@@ -7,7 +7,7 @@ from media.clip import Clip
 
 
 class Planner(Protocol):
-    """Writes the plan of a clip. `name` and `version` identify it in the cache of plans."""
+    """Writes the plan of a clip. `name` and `version` identify what wrote it."""
 
     name: str
     version: str

@@ -1,17 +1,12 @@
-"""The four texts, their configuration and their cache."""
-
-from dataclasses import replace
-from pathlib import Path
+"""The four texts and their configuration."""
 
 import pytest
 
 from cot_service.analysis import VideoAnalysis
-from cot_service.analysis_planner import CLEAN, UNKNOWN, AnalysisPlanner, plan_from, semantic, spatial, temporal
+from cot_service.analysis_planner import CLEAN, UNKNOWN, plan_from, semantic, spatial, temporal
 from cot_service.build import build_planner
-from cot_service.cache import PlanCache, PlanCacheError, cached_plan, plan_key
 from cot_service.config import PlannerConfig
 from cot_service.plan import Plan
-from media.clip import Clip
 from settings import PrismError
 from tests.cot_service.conftest import Drawer
 
@@ -76,61 +71,3 @@ def test_templates_may_name_only_the_four_dimensions() -> None:
 def test_the_hosted_model_is_announced() -> None:
     with pytest.raises(PrismError, match="analysis"):
         build_planner(PlannerConfig(kind="vllm"))
-
-
-def test_cache_keys_depend_on_all_that_matters() -> None:
-    planner = AnalysisPlanner()
-    newer = AnalysisPlanner()
-    newer.version = "next"
-    keys = {
-        plan_key("00", None, planner),
-        plan_key("00", "", planner),
-        plan_key("00", "A dog.", planner),
-        plan_key("01", "A dog.", planner),
-        plan_key("00", "A dog.", newer),
-    }
-    assert len(keys) == 5
-
-
-class Counting(AnalysisPlanner):
-    """Counts how often it is asked."""
-
-    asked = 0
-
-    def plan(self, clip: Clip, caption: str | None) -> Plan:
-        self.asked += 1
-        return plan_from(SEEN, caption)
-
-
-def test_plans_are_written_once_and_survive(tmp_path: Path, bouncing: Drawer) -> None:
-    video = tmp_path / "a.mp4"
-    video.write_bytes(b"first content")
-    clip = replace(bouncing((0.5,)), path=str(video))
-    planner, path = Counting(), tmp_path / "cache" / "plans.parquet"
-    cache = PlanCache(path)
-    first = cached_plan(planner, clip, "A dog.", cache)
-    cache.save()
-    again = PlanCache(path)
-    assert cached_plan(planner, clip, "A dog.", again) == first
-    assert planner.asked == 1
-    video.write_bytes(b"other content")
-    cached_plan(planner, clip, "A dog.", again)
-    assert planner.asked == 2
-
-
-def test_two_writers_keep_each_others_plans(tmp_path: Path) -> None:
-    path = tmp_path / "plans.parquet"
-    one, two = PlanCache(path), PlanCache(path)
-    one.put("a", plan_from(SEEN, "A."))
-    two.put("b", plan_from(SEEN, "B."))
-    one.save()
-    two.save()
-    assert len(PlanCache(path)) == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["plans.parquet"]
-
-
-def test_a_damaged_cache_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "plans.parquet"
-    path.write_text("broken")
-    with pytest.raises(PlanCacheError, match="delete it"):
-        PlanCache(path)
