@@ -5,9 +5,13 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.environment import ROOT
 from settings import PrismError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 # What a job does not need: Ray uploads the working directory, and refuses more than a few hundred MB.
 EXCLUDES = [".git", ".venv", "runs", "*.egg-info", "**/__pycache__", ".pytest_cache", ".ruff_cache", "tests"]
@@ -81,15 +85,14 @@ def logs(job: Job, token_path: Path | None = None) -> str:
     return _client(job.address, token_path).get_job_logs(job.id)
 
 
-def _client(address: str, token_path: Path | None):
-    if token_path is not None:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
+def _client(address: str, token_path: Path | None) -> "JobSubmissionClient":
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
+        headers = {"Authorization": f"Bearer {token_path.read_text().strip()}"} if token_path else None
+        return JobSubmissionClient(address, headers=headers)
     except Exception as error:
         raise SubmitError(
-            f"No Ray dashboard answers at {address} ({error}). Start the head with its dashboard, and give the token "
-            "file if it is guarded."
+            f"No Ray dashboard lets us in at {address} ({error}). Start the head with its dashboard, and give the "
+            "token file if it is guarded."
         ) from error

@@ -81,7 +81,7 @@ def start(ray_session: str, tmp_path: Path) -> Iterator[Callable[..., Run]]:
         iterations: int = 4,
         batch: int = 4,
         generator: FakeGenerator | None = None,
-        rewards: FakeRewards | None = None,
+        rewards: Any = None,
         buffer: BufferConfig | None = None,
         missing: str = "drop",
         max_missing_share: float = 0.5,
@@ -100,7 +100,7 @@ def start(ray_session: str, tmp_path: Path) -> Iterator[Callable[..., Run]]:
             plan,
             make_prompts(10),
             partial(_make, generator or FakeGenerator()),
-            partial(_make, rewards or FakeRewards()),
+            rewards or FakeRewards,
             buffer or BufferConfig(),
         )
         started.append(actors)

@@ -95,6 +95,19 @@ class FakeGenerator:
                 raise RuntimeError("a trap was set")
 
 
+class MarkScorer:
+    """The body of a reward replica: scores like FakeRewards, slowly enough to be killed in between."""
+
+    def score(
+        self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False
+    ) -> Scores:
+        time.sleep(0.1)
+        return Scores(np.clip(waveforms[:, :, 0, 0].astype(np.float64) % 10_000 / 10_000, 0, 1))
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
 @dataclass
 class FakeRewards:
     """Scores each sample from its waveform, and leaves out what `gaps` names: (dimension, first latent value)."""

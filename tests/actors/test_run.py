@@ -3,7 +3,9 @@
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -11,8 +13,9 @@ import ray
 from actors.buffer import ExperienceError
 from actors.coordinator import CoordinatorError
 from actors.pool import PoolError
+from rewards_service.client import RewardClient
 from tests.actors.conftest import Run
-from tests.actors.fakes import FakeGenerator
+from tests.actors.fakes import FakeGenerator, MarkScorer
 
 Start = Callable[..., Run]
 
@@ -67,6 +70,23 @@ def test_workers_killed_from_outside_cost_nothing(start: Start) -> None:
         run.finish(run.take(iteration))
     assert run.kept == {iteration: marks(iteration) for iteration in range(6)}
     assert run.settle()["trained"] == 24
+
+
+def test_reward_replicas_killed_from_outside_cost_nothing(start: Start) -> None:
+    replicas = {
+        name: [ray.remote(MarkScorer).options(num_cpus=0.1, max_restarts=-1, max_task_retries=0).remote()]
+        for name in ("temporal", "spatial")
+    }
+    pids: Any = [ray.get(handles[0].pid.remote(), timeout=60) for handles in replicas.values()]
+    run = start(iterations=4, rewards=partial(RewardClient, replicas, deadline_s=60.0))
+    run.begin()
+    for iteration in range(4):
+        if iteration in (1, 2):
+            os.kill(pids.pop(), signal.SIGKILL)
+        run.finish(run.take(iteration))
+    assert run.kept == {iteration: marks(iteration) for iteration in range(4)}
+    ledger = run.settle()
+    assert (ledger["submitted"], ledger["trained"], ledger["dropped"]) == (16, 16, {})
 
 
 def test_weights_that_do_not_arrive_whole_end_the_run(start: Start) -> None:
