@@ -46,9 +46,10 @@ def training_data(recipe: TrainRecipe, foundation: Foundation, console: Console)
             rejected = rejected + failed
     if not found[0] or len(found[1]) < 2:
         reasons = "; ".join(f"{r.path}: {r.reason}" for r in rejected[:5])
+        source = recipe.data or "The scenes section"
         raise PrismError(
-            f"{recipe.data or 'The scenes section'} gives {len(found[0])} clips to train on and {len(found[1])} to judge "
-            f"on; expected at least 1 and 2 (clips of {foundation.seconds:g} s). {reasons}"
+            f"{source} gives {len(found[0])} clips to train on and {len(found[1])} to judge on; expected at least 1 and 2 "
+            f"(clips of {foundation.seconds:g} s). {reasons}"
         )
     return TrainingData(found[0], found[1], rejected, _notes(found[0] + found[1], foundation))
 
