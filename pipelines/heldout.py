@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class HeldOutSet:
             classify=self.judge.predict if known and self.judge is not None else None,
         )
 
-    def save_samples(self, run_dir: Any, phase: Phase, scored: HeldOut, found: Sequence[Segment]) -> None:
+    def save_samples(self, run_dir: Path, phase: Phase, scored: HeldOut, found: Sequence[Segment]) -> None:
         """Write the first clips with the model's sound under their picture, and what was measured."""
         if scored.waveforms is None:
             return
