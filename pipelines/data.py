@@ -48,8 +48,8 @@ def training_data(recipe: TrainRecipe, foundation: Foundation, console: Console)
         reasons = "; ".join(f"{r.path}: {r.reason}" for r in rejected[:5])
         source = recipe.data or "The scenes section"
         raise PrismError(
-            f"{source} gives {len(found[0])} clips to train on and {len(found[1])} to judge on; expected at least 1 and "
-            f"2 (clips of {foundation.seconds:g} s). {reasons}"
+            f"{source} gives {len(found[0])} clips to train on and {len(found[1])} to judge on; expected at least 1 "
+            f"and 2 (clips of {foundation.seconds:g} s). {reasons}"
         )
     return TrainingData(found[0], found[1], rejected, _notes(found[0] + found[1], foundation))
 
