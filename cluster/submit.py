@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # What a job does not need: Ray uploads the working directory, and refuses more than a few hundred MB.
 EXCLUDES = [".git", ".venv", "runs", "*.egg-info", "**/__pycache__", ".pytest_cache", ".ruff_cache", "tests"]
+NOT_READY = "No available agent"
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -47,26 +48,32 @@ def submit(
     runs_dir: Path,
     token_path: Path | None = None,
     working_dir: Path = ROOT,
+    start_s: float = 60.0,
 ) -> Job:
     """Hand `prism WORDS...` to the cluster; the code in `working_dir` travels along.
 
     runs_dir: absolute, on storage the job can write and that outlives Ray's working-directory cache, which is
-    content-addressed and shared between jobs. Raises SubmitError.
+    content-addressed and shared between jobs. start_s: how long a head that is still starting is given.
+    Raises SubmitError.
     """
     if not runs_dir.is_absolute():
         raise SubmitError(
             f"runs_dir must be absolute, got {str(runs_dir)!r}: a relative one would lie in Ray's cache of the working "
             "directory, which later jobs reuse."
         )
-    client = _client(address, token_path)
-    try:
-        job = client.submit_job(
-            entrypoint=entrypoint([*words, f"runs_dir={runs_dir}"], python),
-            runtime_env={"working_dir": str(working_dir), "excludes": EXCLUDES},
-        )
-    except Exception as error:
-        raise SubmitError(f"The cluster at {address} refused the job: {error}") from error
-    return Job(address, job)
+    client, give_up = _client(address, token_path), time.monotonic() + start_s
+    while True:
+        try:
+            job = client.submit_job(
+                entrypoint=entrypoint([*words, f"runs_dir={runs_dir}"], python),
+                runtime_env={"working_dir": str(working_dir), "excludes": EXCLUDES},
+            )
+            return Job(address, job)
+        except Exception as error:
+            # A head that has just started answers before its agent can take jobs.
+            if NOT_READY not in str(error) or time.monotonic() > give_up:
+                raise SubmitError(f"The cluster at {address} refused the job: {error}") from error
+            time.sleep(1.0)
 
 
 def wait(job: Job, timeout_s: float, token_path: Path | None = None, every_s: float = 1.0) -> str:

@@ -94,7 +94,7 @@ def find(path: Path, what: str) -> Path:
 def find_model(path: Path | None) -> Path:
     """The checkpoint a user means: a file, a run folder (its result or newest checkpoint), or the shipped one."""
     if path is None:
-        return find(ASSETS / "embedded.safetensors", "model")
+        return find(ASSETS / "posttrained.safetensors", "model")
     found = find(path, "model")
     if not found.is_dir():
         return found

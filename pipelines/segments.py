@@ -17,6 +17,8 @@ from media.clip import Clip
 from media.manifest import ClipRecord, Rejected
 from media.video import probe, read_clip
 from rewards_service.scores import Origin, Reference
+from scenes.schematic import draw
+from scenes.world import FPS
 from settings import PrismError
 
 SHORT_SIDE = 96  # pixels that motion analysis and the small encoders look at
@@ -26,7 +28,10 @@ MIN_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Segment:
-    """One stretch of a video, at most as long as the model's clips."""
+    """One stretch of a video, at most as long as the model's clips.
+
+    seen: what the motion analysis found in it.
+    """
 
     id: str
     path: Path
@@ -36,6 +41,7 @@ class Segment:
     label: str | None
     plan: Plan
     reference: Reference
+    seen: VideoAnalysis
 
 
 def starts(total: float, length: float, hop: float) -> list[float]:
@@ -100,7 +106,9 @@ def segments(
         )
         name = record.id if start == 0 else f"{record.id}@{start:.2f}"
         reference = _reference(name, record, here, plan, start, seconds)
-        found.append(Segment(name, Path(record.uri), start, window, record.caption, record.label, plan, reference))
+        found.append(
+            Segment(name, Path(record.uri), start, window, record.caption, record.label, plan, reference, here)
+        )
     return found
 
 
@@ -139,12 +147,19 @@ def read_segments(
 
 
 def pictures(found: Sequence[Segment], fps: float) -> np.ndarray:
-    """What the encoders see of segments of one length: (B, T, 32, 32) uint8 at `fps` Hz."""
+    """What the encoders see of segments of one length: (B, T, 32, 32) uint8 at `fps` Hz.
+
+    Where one object could be followed, the video itself; elsewhere (a camera's picture) the impacts and positions
+    that the analysis found, drawn as `scenes.schematic` does.
+    """
     frames = []
     for segment in found:
+        clip, seen = segment.clip, segment.seen
+        if seen.method != "track":
+            clip = Clip(clip.path, draw(seen.events, seen.positions, segment.reference.seconds, segment.caption), FPS)
         count = max(1, round(segment.reference.seconds * fps))
-        at = ((np.arange(count) + 0.5) * segment.clip.fps / fps).astype(int).clip(0, len(segment.clip.frames) - 1)
-        frames.append(picture(Clip(segment.clip.path, segment.clip.frames[at], fps)))
+        at = ((np.arange(count) + 0.5) * clip.fps / fps).astype(int).clip(0, len(clip.frames) - 1)
+        frames.append(picture(Clip(clip.path, clip.frames[at], fps)))
     return np.stack(frames)
 
 

@@ -58,7 +58,7 @@ def prepare(waveforms: np.ndarray, sample_rate: int, references: list[Reference]
     groups, members = x.shape[:2]
     # Copied into torch's own memory: the object store hands out read-only views at any address, and matrix products
     # round differently for differently aligned operands. Scores must not depend on where the bytes happened to lie.
-    audio = torch.tensor(x.reshape(groups * members, 2, -1))
+    audio = torch.tensor(np.ascontiguousarray(x).reshape(groups * members, 2, -1))
     rms = torch.linalg.vector_norm(audio.flatten(1), dim=1) / np.sqrt(2 * audio.shape[-1])
     finite = torch.isfinite(rms)
     if not finite.all():

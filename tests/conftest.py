@@ -17,8 +17,11 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# Machines that run the suite may be busy: how long one example takes says nothing.
-settings.register_profile("prism", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Machines that run the suite may be busy: how long one example takes says nothing. CI draws the same examples every
+# time, so that a change is judged by what it changed; everybody else's machine goes on searching.
+settings.register_profile(
+    "prism", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+)
 settings.load_profile("prism")
 
 NAMESPACE = "prism-tests"

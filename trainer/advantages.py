@@ -70,8 +70,14 @@ def sum_then_normalise(
     total = np.where(absent, 0.0, stacked).sum(axis=0)
     total[np.all(absent, axis=(0, 2))] = np.nan
     mask = ~np.isnan(total)
-    scale = _std(total, None if std == "global" else 1)
-    values = _divide(total - _mean(total, 1), scale, eps)
+    centred = total - _mean(total, 1)
+    if std == "global":
+        # Sums over other dimensions lie elsewhere, so the spread of the batch is that of the complete groups.
+        complete = np.where(absent.any(axis=0), np.nan, total)
+        scale = _std(centred if np.isnan(complete).all() else complete, None)
+    else:
+        scale = _std(total, 1)
+    values = _divide(centred, scale, eps)
     return Advantages(np.where(mask, np.clip(values, -clip, clip), 0.0), mask)
 
 

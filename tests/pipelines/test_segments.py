@@ -1,6 +1,7 @@
 """Cutting videos into the model's clips, and what each is judged against."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 
 from cot_service.analysis import VideoAnalysis
 from cot_service.analysis_planner import AnalysisPlanner
+from foundation.build import picture
 from media.clip import Clip
 from media.manifest import ClipRecord
 from media.writing import write_clip
 from pipelines.segments import part, pictures, read_segments, segments, shown, starts
+from scenes.schematic import draw
 from settings import PrismError
 
 PLANNER = AnalysisPlanner()
@@ -72,9 +75,19 @@ def test_truth_is_used_where_known_and_named() -> None:
 
 def test_pictures_resample_to_the_encoders_rate() -> None:
     found = segments(record(), clip(4.0, fps=32.0), PLANNER, 2.0)
-    seen = pictures(found, 16.0)
+    followed = [replace(segment, seen=replace(segment.seen, method="track")) for segment in found]
+    seen = pictures(followed, 16.0)
     assert seen.shape == (2, 32, 32, 32)
     assert seen[0, :3, 0, 0].tolist() == [1, 3, 5]
+
+
+def test_what_cannot_be_followed_is_drawn_from_its_analysis() -> None:
+    segment = segments(record(), clip(2.0), PLANNER, 2.0)[0]
+    for events in ((), (0.5, 1.2)):
+        seen = VideoAnalysis(events, (1.0,) * len(events), (0.3,) * 32, 16.0, 0.5, "flow")
+        drawn = pictures([replace(segment, seen=seen)], 16.0)
+        expected = draw(events, (0.3,) * 32, 2.0, "A ball.")
+        assert (drawn[0] == picture(Clip("", expected, 16.0))).all()
 
 
 def test_what_cannot_be_read_is_reported_not_fatal(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -113,7 +113,11 @@ def test_errors_name_the_dimension():
 REWARDS = arrays(np.float64, (3, 5), elements=st.one_of(st.floats(0, 1, width=32), st.just(float("nan"))))
 
 
+HALF_MISSING = np.array([[0.0, 1.0, *[np.nan] * 3], *[[np.nan] * 5] * 2])
+
+
 @settings(max_examples=60, deadline=None)
+@example(a=HALF_MISSING, b=np.zeros((3, 5)), kind="sum", std="global")
 @given(a=REWARDS, b=REWARDS, kind=st.sampled_from(["sum", "gdpo"]), std=st.sampled_from(["group", "global"]))
 def test_properties(a, b, kind, std):
     config = AlgorithmConfig(advantage=kind, std=std)

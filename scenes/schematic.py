@@ -1,0 +1,47 @@
+"""Any video as the embedded encoders understand it: its impacts and positions, drawn as a bouncing object.
+
+The small encoders learned from drawn scenes alone, so the raw pixels of a camera tell them nothing. What motion
+analysis found in a real video is therefore drawn in the world they know.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scenes import picture
+from scenes.materials import MATERIALS
+from scenes.world import FPS, SECONDS, Scene
+
+
+def draw(events: Sequence[float], positions: Sequence[float], seconds: float, caption: str | None) -> np.ndarray:
+    """Frames (T, 96, 96, 3) uint8 at `scenes.world.FPS` of an object that hits the floor at `events` (s).
+
+    positions: horizontal place in [-1, 1], evenly spread over `seconds` (at most `scenes.world.SECONDS`); the object
+    moves in a straight line through them. caption: picks the shape when it names a material.
+    """
+    count = max(1, round(min(seconds, SECONDS) * FPS))
+    start, slope = 0.0, 0.0
+    if len(positions) > 1:
+        slope, start = np.polyfit(np.linspace(0, seconds, len(positions)), positions, 1)
+    elif positions:
+        start = positions[0]
+    scene = Scene(
+        seed=0,
+        material_index=material_of(caption),
+        caption=caption or "",
+        events=tuple(events),
+        loudness=(1.0,) * len(events),
+        start=float(np.clip(start, -0.9, 0.9)),
+        end=float(np.clip(start + slope * SECONDS, -0.9, 0.9)),
+        size=0.11,
+        color=(0.8, 0.7, 0.6),
+        distractor=None,
+    )
+    return picture.render(scene)[:count]
+
+
+def material_of(caption: str | None) -> int:
+    """Index of the first material a caption names, else 0."""
+    said = set((caption or "").lower().replace(".", " ").replace(",", " ").split())
+    named = (k for k, m in enumerate(MATERIALS) if said & {m.label, *(word for pair in m.words for word in pair)})
+    return next(named, 0)
