@@ -1,7 +1,7 @@
 """Clips of the model's length out of any video, each with its plan and the reference its sound is judged against."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from media.clip import Clip
 from media.manifest import ClipRecord, Rejected
 from media.video import probe, read_clip
 from rewards_service.scores import Origin, Reference
-from scenes.schematic import draw
+from scenes.schematic import describe, draw
 from scenes.world import FPS
 from settings import PrismError
 
@@ -170,7 +170,8 @@ def sections(plan: Plan) -> tuple[str, ...]:
 
 def features(foundation: Foundation, found: Sequence[Segment]) -> Conditions:
     """Condition tensors of segments of one length."""
-    return foundation.features(pictures(found, foundation.fps), [sections(segment.plan) for segment in found])
+    plans = [replace(s.plan, semantic=describe(s.plan.semantic) or s.plan.semantic) for s in found]
+    return foundation.features(pictures(found, foundation.fps), [sections(plan) for plan in plans])
 
 
 def prompts(foundation: Foundation, found: Sequence[Segment]) -> list[Prompt]:

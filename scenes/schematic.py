@@ -4,6 +4,7 @@ The small encoders learned from drawn scenes alone, so the raw pixels of a camer
 analysis found in a real video is therefore drawn in the world they know.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,8 +41,24 @@ def draw(events: Sequence[float], positions: Sequence[float], seconds: float, ca
     return picture.render(scene)[:count]
 
 
+def describe(caption: str | None) -> str | None:
+    """A caption that names a material, in the words of the world: "Metal hits." becomes "A metal tin bouncing."
+
+    The text encoder learned pairs of words and does not know what half of one means. Other captions stay as they are.
+    """
+    found = _named(caption)
+    return caption if found is None else f"A {' '.join(found[1])} bouncing."
+
+
 def material_of(caption: str | None) -> int:
-    """Index of the first material a caption names, else 0."""
-    said = set((caption or "").lower().replace(".", " ").replace(",", " ").split())
-    named = (k for k, m in enumerate(MATERIALS) if said & {m.label, *(word for pair in m.words for word in pair)})
-    return next(named, 0)
+    """Index of the material a caption names, else 0."""
+    found = _named(caption)
+    return 0 if found is None else found[0]
+
+
+def _named(caption: str | None) -> tuple[int, tuple[str, str]] | None:
+    """Material and word pair that share most words with a caption; the first of several."""
+    said = set(re.findall("[a-z]+", (caption or "").lower()))
+    pairs = [(k, pair, len(said & {*pair})) for k, m in enumerate(MATERIALS) for pair in m.words]
+    index, pair, shared = max(pairs, key=lambda entry: entry[2])
+    return (index, pair) if shared else None

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from scenes.materials import LABELS
-from scenes.schematic import draw, material_of
+from scenes.schematic import describe, draw, material_of
+from scenes.world import make_scene
 
 
 def place(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,3 +37,22 @@ def test_lengths(seconds: float, frames: int) -> None:
 def test_captions_pick_the_shape() -> None:
     assert LABELS[material_of("Somebody hits a METAL fence.")] == "metal"
     assert material_of("A dog.") == material_of(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("Metal hits", "A metal tin bouncing."),
+        ("somebody plays a drum!", "A leather drum bouncing."),
+        ("A dog barks.", "A dog barks."),
+        (None, None),
+    ],
+)
+def test_captions_are_said_in_known_words(caption: str | None, said: str | None) -> None:
+    assert describe(caption) == said
+
+
+def test_what_scenes_say_stays_word_for_word() -> None:
+    for index in range(40):
+        caption = make_scene(index).caption
+        assert describe(caption) == caption
