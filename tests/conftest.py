@@ -27,6 +27,14 @@ settings.load_profile("prism")
 NAMESPACE = "prism-tests"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what needs no Ray, or a Ray of its own, before the suite's Ray starts.
+
+    Two heads on one machine want the same port for the agent that takes jobs, and the second one goes without.
+    """
+    items.sort(key=lambda item: "ray_session" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[str]:
     """One local Ray for the whole suite; yields its namespace. Tests give their actors unique names and kill them."""
