@@ -90,7 +90,7 @@ def _flow_model(recipe: PretrainRecipe, progress: Progress) -> None:
     for done, (record, aesthetic) in enumerate(zip(records, heard, strict=True), start=1):
         found = _read([record], planner, codec.sample_rate)
         plans.append(sections(replace(found[0].plan, aesthetic=aesthetic)))
-        frames.append(pictures(found, recipe.encoders.fps)[0])
+        frames.append(pictures(found, recipe.encoders.fps, as_seen=True)[0])
         sound = found[0].clip.waveform
         assert sound is not None, "scenes are written with sound"
         encoded.append(codec.encode(torch.from_numpy(sound)[None])[0])

@@ -146,16 +146,16 @@ def read_segments(
     return found, rejected
 
 
-def pictures(found: Sequence[Segment], fps: float) -> np.ndarray:
+def pictures(found: Sequence[Segment], fps: float, as_seen: bool = False) -> np.ndarray:
     """What the encoders see of segments of one length: (B, T, 32, 32) uint8 at `fps` Hz.
 
     Where one object could be followed, the video itself; elsewhere (a camera's picture) the impacts and positions
-    that the analysis found, drawn as `scenes.schematic` does.
+    that the analysis found, drawn as `scenes.schematic` does. as_seen: the video itself, always.
     """
     frames = []
     for segment in found:
         clip, seen = segment.clip, segment.seen
-        if seen.method != "track":
+        if seen.method != "track" and not as_seen:
             clip = Clip(clip.path, draw(seen.events, seen.positions, segment.reference.seconds, segment.caption), FPS)
         count = max(1, round(segment.reference.seconds * fps))
         at = ((np.arange(count) + 0.5) * clip.fps / fps).astype(int).clip(0, len(clip.frames) - 1)
