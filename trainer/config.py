@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from settings import Section
 
-# `fast` is the class defaults: shared prefix, one pass per group, short AB2 tail (embedded_default.md, part A).
+# `fast` is the class defaults: shared prefix, one pass per group, short AB2 tail.
 # `paper` is arXiv 2511.18833 as printed: N = 16, T = 24, w = 2 with a uniform start over all steps, KL 0.04.
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
