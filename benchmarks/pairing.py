@@ -35,7 +35,7 @@ def main() -> None:
     table = np.zeros((options.seeds, len(videos), len(videos)))  # seed, picture, soundtrack
     for seed in range(options.seeds):
         for made, (video, clip) in enumerate(zip(videos, clips, strict=True)):
-            found = windows(foundation, video, clip, None)
+            found = windows(foundation, video, clip, seen[made], None)
             sound = soundtrack(foundation, found, round(clip.seconds * rate), seed, 1.0, 16)
             for shown, (other, analysis) in enumerate(zip(clips, seen, strict=True)):
                 fitted = fit_length(sound, round(other.seconds * rate))

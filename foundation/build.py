@@ -39,10 +39,9 @@ class Foundation:
         """Frames per second at which `picture` expects clips."""
         return self.encoders.config.fps
 
-    @property
-    def frames(self) -> int:
-        """Latent frames of the clip length the model was trained at."""
-        return round(self.seconds * self.codec.sample_rate / self.codec.hop)
+    def frames(self, seconds: float) -> int:
+        """Latent frames of a clip of this length."""
+        return max(1, round(seconds * self.codec.sample_rate / self.codec.hop))
 
     @torch.inference_mode()
     def features(self, pictures: np.ndarray, plans: Sequence[Sequence[str]]) -> Conditions:

@@ -72,10 +72,6 @@ class Vocoder(nn.Module):
         frames = rows.unfold(-1, 2 * self.hop, self.hop) * torch.hann_window(2 * self.hop)
         return frames.transpose(0, 1).contiguous()
 
-    def frames(self, seconds: float) -> int:
-        """Latent frames of a clip of this length."""
-        return round(seconds * self.sample_rate / self.hop)
-
     def _smooth(self, value: Tensor) -> Tensor:
         """(..., L) smoothed over frames."""
         flat = value.reshape(-1, 1, value.shape[-1])

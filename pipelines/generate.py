@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cot_service.analysis import analyse
+from cot_service.analysis import VideoAnalysis, analyse
 from cot_service.analysis_planner import plan_from
 from cot_service.build import build_planner
 from cot_service.config import PlannerConfig
@@ -63,8 +63,7 @@ def soundtrack(
     foundation: Foundation, found: Sequence[Segment], samples: int, seed: int, guidance: float, steps: int
 ) -> np.ndarray:
     """Sound (2, samples) of a video from its windows, cross-faded where they overlap."""
-    rate, hop = foundation.codec.sample_rate, foundation.codec.hop
-    frames = max(1, round(found[0].reference.seconds * rate / hop))
+    rate, frames = foundation.codec.sample_rate, foundation.frames(found[0].reference.seconds)
     noise = [(seed, index) for index in range(len(found))]
     pieces = sample_waveforms(foundation, features(foundation, found), frames, noise, steps, guidance)
     return overlap_add(pieces, [round(s.start * rate) for s in found], samples, round(OVERLAP_SECONDS * rate)).numpy()
@@ -87,34 +86,35 @@ def overlap_add(pieces: Tensor, starts: Sequence[int], samples: int, fade: int) 
     return limit_peak(total / weight.clamp_min(1e-6))
 
 
-def windows(foundation: Foundation, video: Path, clip: Clip, caption: str | None) -> list[Segment]:
-    """Overlapping segments of a decoded video with their plans."""
+def windows(foundation: Foundation, video: Path, clip: Clip, seen: VideoAnalysis, caption: str | None) -> list[Segment]:
+    """Overlapping segments of a decoded and analysed video with their plans."""
     record = ClipRecord(
         id=video.stem, uri=str(video), seconds=clip.seconds, fps=clip.fps, n_frames=len(clip.frames), sample_rate=0,
         channels=0, caption=caption, split="generate", sha256="",
     )  # fmt: skip
     length = foundation.seconds
-    return segments(record, clip, build_planner(PlannerConfig()), length, length - OVERLAP_SECONDS)
+    return segments(record, clip, build_planner(PlannerConfig()), length, length - OVERLAP_SECONDS, seen)
 
 
 def _one(
     foundation: Foundation, video: Path, caption: str | None, out_dir: Path, seed: int, guidance: float, steps: int
 ) -> Path:
+    target = out_dir / f"{video.stem}.mp4"
+    if target.resolve() == video.resolve():
+        raise PrismError(f"{target} is the input itself; choose another folder with -o.")
     clip = read_video(video)
-    found = windows(foundation, video, clip, caption)
+    seen = analyse(clip)
+    found = windows(foundation, video, clip, seen, caption)
     rate = foundation.codec.sample_rate
     sound = soundtrack(foundation, found, round(clip.seconds * rate), seed, guidance, steps)
     write_wav(out_dir / f"{video.stem}.wav", sound, rate)
     described = {
         "video": str(video),
         "seed": seed,
-        "plan": plan_from(analyse(clip), caption).as_dict(),
+        "plan": plan_from(seen, caption).as_dict(),
         "windows": [{"start": s.start, **s.plan.as_dict(), "events": plain(s.reference.events)} for s in found],
     }
     text = json.dumps(described, indent=1, ensure_ascii=False)
     (out_dir / f"{video.stem}.json").write_text(text, encoding="utf-8")
-    target = out_dir / f"{video.stem}.mp4"
-    if target.resolve() == video.resolve():
-        raise PrismError(f"{target} is the input itself; choose another folder with -o.")
     mux(video, sound, rate, target)
     return target

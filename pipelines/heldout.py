@@ -48,8 +48,7 @@ class HeldOutSet:
         self.truthful = all(r.origin.get("events") == "truth" for r in self.references)
         lengths: dict[int, list[int]] = {}
         for place, segment in enumerate(found):
-            frames = round(segment.reference.seconds * foundation.codec.sample_rate / foundation.codec.hop)
-            lengths.setdefault(frames, []).append(place)
+            lengths.setdefault(foundation.frames(segment.reference.seconds), []).append(place)
         self.groups = [
             _Group(tuple(places), features(foundation, [found[k] for k in places]), frames)
             for frames, places in lengths.items()

@@ -91,10 +91,18 @@ def shown(analysis: VideoAnalysis, start: float, seconds: float) -> VideoAnalysi
 
 
 def segments(
-    record: ClipRecord, clip: Clip, planner: Planner, length: float, hop: float | None = None
+    record: ClipRecord,
+    clip: Clip,
+    planner: Planner,
+    length: float,
+    hop: float | None = None,
+    seen: VideoAnalysis | None = None,
 ) -> list[Segment]:
-    """Windows of `length` seconds of a decoded video. What the record does not know is read from the picture."""
-    seen = analyse(clip)
+    """Windows of `length` seconds of a decoded video. What the record does not know is read from the picture.
+
+    seen: the video's analysis, if there is one already.
+    """
+    seen = seen or analyse(clip)
     found = []
     for start in starts(clip.seconds, length, hop or length):
         seconds = min(length, clip.seconds)

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.heldout import HeldOut
+from evaluation.heldout import HeldOut, paired
 from evaluation.measures import Measures
 from evaluation.samples import plain
 from pipelines.recipe import TrainRecipe
@@ -58,7 +58,7 @@ def write_summary(
             "clips": len(after.clip_ids),
             "before": before["scores"],
             "after": after.summary(),
-            "gain": gains(before["scenes"], after),
+            "gain": gains(before, after),
             "guided": before["guided"],
         },
         "measures": {"before": before["measures"], "after": measures.as_dict() if measures else None},
@@ -91,16 +91,15 @@ def balanced(ledger: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def gains(before: dict[str, list[float]], after: HeldOut) -> dict[str, dict[str, float]]:
-    """Mean gain per dimension over the clips scored both times, with its paired standard error."""
-    out = {}
-    for name, values in {**after.scenes, "total": after.total}.items():
-        difference = np.asarray(values) - np.asarray(before[name])
-        difference = difference[~np.isnan(difference)]
-        count = len(difference)
-        error = float(difference.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-        out[name] = {"mean": float(difference.mean()) if count else float("nan"), "stderr": error}
-    return out
+def gains(before: dict[str, Any], after: HeldOut) -> dict[str, dict[str, float | int | None]]:
+    """Mean gain per dimension over the clips scored both times, with its paired standard error.
+
+    before: what before.json holds. Raises PrismError when it scored other clips, as on a resume with changed data.
+    """
+    columns = {name: np.asarray(values) for name, values in before["scenes"].items()}
+    total = columns.pop("total")
+    start = HeldOut(clip_ids=tuple(before["clips"]), scenes=columns, total=total)
+    return {name: gain.as_dict() for name, gain in paired(start, after).items()}
 
 
 def _table(summary: dict[str, Any]) -> Table:

@@ -163,6 +163,7 @@ def _before(held: HeldOutSet, folder: RunFolder, data: TrainingData, resume: boo
         "scores": plain.summary(),
         "guided": guided,
         "measures": measures.as_dict() if measures else None,
+        "clips": list(plain.clip_ids),
         "scenes": _columns(plain),
     }
     folder.before.write_text(json.dumps(found), encoding="utf-8")
