@@ -1,6 +1,6 @@
 """Samples a task with the real model: conditions, hybrid sampler, codec. Needs torch, not Ray."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,21 +16,9 @@ from foundation.dit import Prepared
 from foundation.grids import grid
 from foundation.model import FlowModel
 from foundation.output import limit_peak
-from foundation.sampler import HybridSampler, group_noise, member_noise
+from foundation.sampling import Velocity, group_noise, hybrid_sample, member_noise
 from trainer.config import AlgorithmConfig
 from trainer.group import Group
-
-
-def make_sampler(algorithm: AlgorithmConfig) -> HybridSampler:
-    """The sampler an algorithm section describes."""
-    return HybridSampler(
-        sigmas=grid(algorithm.grid, algorithm.steps),
-        transition=algorithm.transition,
-        noise_level=algorithm.noise_level,
-        tail=algorithm.tail,
-        tail_steps=algorithm.tail_steps,
-        evaluations=1 if algorithm.cfg_scale == 1.0 else 2,
-    )
 
 
 def load_generator(path: str, algorithm: AlgorithmConfig, device: str = "cpu", threads: int = 1) -> "FlowGenerator":
@@ -51,7 +39,7 @@ class FlowGenerator:
         self._parameters = model.trainable()
         self._codec = codec
         self._algorithm = algorithm
-        self._sampler = make_sampler(algorithm)
+        self._sigmas = grid(algorithm.grid, algorithm.steps)
         self._device = device
 
     def load(self, params: Mapping[str, np.ndarray]) -> str:
@@ -75,26 +63,27 @@ class FlowGenerator:
     @torch.inference_mode()
     def generate(self, task: RolloutTask, weights_checksum: str) -> tuple[list[Group], np.ndarray]:
         """Groups and waveforms (G, N, 2, S) of a task; a pure function of the task and the loaded weights."""
-        config, window = self._algorithm, task.window
+        config, window, prompts = self._algorithm, task.window, len(task.prompts)
         shape = (self._codec.channels, self.frames(task.prompts[0]))
-        noise = torch.stack([group_noise(task.seed, task.iteration, index, shape) for index in task.indices])
-        draws = torch.stack(
-            [
-                member_noise(task.seed, task.iteration, index, window.size, config.group_size, shape)
-                for index in task.indices
-            ],
-            dim=1,
+        seeds = [(task.seed, task.iteration, index) for index in task.indices]
+        # Items of the sampler are (prompt, initial noise) pairs, each continued by `branches` members.
+        start = torch.stack([group_noise(*seed, (config.noises, *shape)) for seed in seeds]).flatten(0, 1)
+        draws = torch.stack([member_noise(*seed, window.size, config.group_size, shape) for seed in seeds], dim=1)
+        prepared = self._prepare(task.prompts, shape[1])
+        final, record = hybrid_sample(
+            self._velocity(prepared),
+            start.to(self._device),
+            self._sigmas,
+            (window.start, window.size),
+            config.transition,
+            config.noise_level,
+            config.branches,
+            self._rows(draws).to(self._device),
+            config.tail,
+            config.tail_steps,
         )
-        rollout = self._sampler.rollout(
-            self._velocity(task.prompts, shape[1]),
-            noise.to(self._device),
-            config.group_size,
-            window.start,
-            window.size,
-            draws.to(self._device),
-        )
-        latents = rollout.latents.cpu().numpy()
-        log_probs = rollout.log_probs.cpu().numpy()
+        latents, means = (self._members(rows, prompts).cpu().numpy() for rows in (record.latents, record.means))
+        log_probs = self._members(record.log_probs, prompts).cpu().numpy()
         groups = [
             Group(
                 id=name,
@@ -104,22 +93,35 @@ class FlowGenerator:
                 version=task.version,
                 weights_checksum=weights_checksum,
                 window=window,
-                sigmas=self._sampler.sigmas,
+                sigmas=self._sigmas,
+                noises=config.noises,
                 conditions=prompt.conditions,
                 latents=np.ascontiguousarray(latents[:, place]),
+                means=np.ascontiguousarray(means[:, place]),
                 log_probs=np.ascontiguousarray(log_probs[:, place]),
-                nfe_rollout=rollout.nfe_per_group,
+                nfe_rollout=record.rows * prepared.nfe // prompts,
             )
             for place, (name, index, prompt) in enumerate(zip(task.group_ids, task.indices, task.prompts, strict=True))
         ]
-        decoded = limit_peak(self._codec.decode(rollout.final.flatten(0, 1)))
-        return groups, decoded.unflatten(0, rollout.final.shape[:2]).cpu().numpy()
+        finals = self._members(final[None], prompts)[0]
+        decoded = limit_peak(self._codec.decode(finals.flatten(0, 1)))
+        return groups, decoded.unflatten(0, finals.shape[:2]).cpu().numpy()
+
+    def _rows(self, members: Tensor) -> Tensor:
+        """(w, P, N, ...) members to the sampler's item-fastest rows (w, branches * P * noises, ...)."""
+        config = self._algorithm
+        return members.unflatten(2, (config.noises, config.branches)).movedim(3, 1).flatten(1, 3)
+
+    def _members(self, rows: Tensor, prompts: int) -> Tensor:
+        """The inverse of `_rows`: members of one initial noise stand together."""
+        config = self._algorithm
+        return rows.unflatten(1, (config.branches, prompts, config.noises)).movedim(1, 3).flatten(2, 3)
 
     def frames(self, prompt: Prompt) -> int:
         """Latent frames of a prompt's clip."""
         return round(prompt.reference.seconds * self._codec.sample_rate / self._codec.hop)
 
-    def _velocity(self, prompts: tuple[Prompt, ...], length: int) -> Callable[[Tensor, float, int], Tensor]:
+    def _prepare(self, prompts: tuple[Prompt, ...], length: int) -> Prepared:
         features = Conditions(
             *(
                 torch.tensor(np.stack([prompt.conditions[name] for prompt in prompts]), device=self._device)
@@ -128,12 +130,15 @@ class FlowGenerator:
         )
         conditioned = self._model.condition(features, length)
         prepared = self._model.prepare(conditioned, length, self._algorithm.cfg_scale)
-        widened: dict[int, Prepared] = {}
+        return prepared.repeat_interleave(self._algorithm.noises)
 
-        def velocity(x: Tensor, sigma: float, copies: int) -> Tensor:
-            if copies not in widened:
-                widened[copies] = prepared.repeat_interleave(copies)
-            return self._model.velocity(x, sigma, widened[copies])
+    def _velocity(self, prepared: Prepared) -> Velocity:
+        widened = {len(prepared): prepared}
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            if len(x) not in widened:
+                widened[len(x)] = prepared.tile(len(x) // len(prepared))
+            return self._model.velocity(x, sigma, widened[len(x)])
 
         return velocity
 

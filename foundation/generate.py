@@ -10,7 +10,7 @@ from foundation.conditions import Conditions
 from foundation.grids import inference
 from foundation.model import FlowModel
 from foundation.output import limit_peak
-from foundation.sampler import HybridSampler, group_noise
+from foundation.sampling import group_noise, ode_sample
 
 BATCH = 64
 
@@ -30,13 +30,12 @@ def sample_waveforms(
     noise: (seed, index) of each clip's initial noise. model: other weights for the same conditions.
     """
     flow = model or foundation.flow
-    sampler = HybridSampler(inference(steps), evaluations=1 if guidance == 1.0 else 2)
     parts = []
     for first in range(0, len(features), BATCH):
         chosen = features[first : first + BATCH]
         shape = (foundation.codec.channels, frames)
         start = torch.stack([group_noise(seed, 0, index, shape) for seed, index in noise[first : first + BATCH]])
         prepared = flow.prepare(flow.condition(chosen, frames), frames, guidance)
-        latents = sampler.ode(lambda x, sigma, copies, p=prepared: flow.velocity(x, sigma, p), start)
+        latents = ode_sample(lambda x, sigma, p=prepared: flow.velocity(x, sigma, p), start, inference(steps))
         parts.append(limit_peak(foundation.codec.decode(latents)))
     return torch.cat(parts)

@@ -1,8 +1,8 @@
 """One reverse step from sigma to sigma_next: Gaussian kernels shared by sampling and replay.
 
 sigma falls from 1 (noise) to 0 (data); v = eps - x0, so x0_hat = x - sigma v and eps_hat = x + (1 - sigma) v.
-Every kernel is `(x, v, sigma, sigma_next, noise_level, sigma_max) -> Transition`; sigma_max is the second entry of the
-grid and replaces sigma = 1 where that is a pole. A noise level of 0 gives the plain ODE step in each of them.
+Every kernel is `(x, v, sigma, sigma_next, noise_level) -> Transition` on floats; a noise level of 0 gives the plain ODE
+step in each of them. `transition` picks one by name.
 """
 
 import math
@@ -19,7 +19,7 @@ Reduction = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class Transition:
-    """Gaussian over the next state: mean (B, ...) and one std for all elements (0: deterministic)."""
+    """Gaussian over the next state: mean (B, ...) and one std for all elements, sqrt(-dt) included (0: deterministic)."""
 
     mean: Tensor
     std: float
@@ -28,8 +28,23 @@ class Transition:
         """mean + std * noise; noise broadcasts against the mean."""
         return self.mean + self.std * noise
 
+    def log_prob(self, x_next: Tensor, reduce: Reduction = "mean") -> Tensor:
+        """Log-density of (B, ...), mean or sum over the elements of each sample: (B,).
 
-Kernel = Callable[[Tensor, Tensor, float, float, float, float], Transition]
+        The mean is the convention of Flow-GRPO and PrismAudio: the ratio it gives is the geometric mean over elements.
+        Raises SamplingError where std is 0, since there is no density then.
+        """
+        if not self.std > 0:
+            raise SamplingError(
+                f"A transition with std {self.std} has no density; use a positive noise level and keep the window off "
+                "a last step to sigma 0."
+            )
+        squares = _reduce((x_next - self.mean).square(), reduce)
+        constant = math.log(self.std) + 0.5 * math.log(2 * math.pi)
+        return -squares / (2 * self.std**2) - constant * (1 if reduce == "mean" else x_next[0].numel())
+
+
+Kernel = Callable[[Tensor, Tensor, float, float, float], Transition]
 
 
 def ode_step(x: Tensor, v: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -37,29 +52,28 @@ def ode_step(x: Tensor, v: Tensor, sigma: float, sigma_next: float) -> Tensor:
     return x + (sigma_next - sigma) * v
 
 
-def flow_sde(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float, sigma_max: float) -> Transition:
-    """Flow-GRPO and PrismAudio: diffusion a sqrt(sigma / (1 - sigma)), one Euler-Maruyama step."""
-    diffusion = noise_level * math.sqrt(sigma / (1 - (sigma_max if sigma >= 1 else sigma)))
+def flow_sde(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float) -> Transition:
+    """Flow-GRPO and PrismAudio: diffusion a sqrt(sigma / (1 - sigma)), one Euler-Maruyama step.
+
+    At sigma = 1 the denominator, a pole there, uses sigma_next.
+    """
+    diffusion = noise_level * math.sqrt(sigma / (1 - (sigma_next if sigma >= 1 else sigma)))
     return _euler_maruyama(x, v, sigma, sigma_next, diffusion)
 
 
-def dance_sde(
-    x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float, sigma_max: float
-) -> Transition:
+def dance_sde(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float) -> Transition:
     """DanceGRPO: constant diffusion, one Euler-Maruyama step."""
     return _euler_maruyama(x, v, sigma, sigma_next, noise_level)
 
 
-def cps(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float, sigma_max: float) -> Transition:
+def cps(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float) -> Transition:
     """FlowCPS: a share sin(a pi / 2) of the next noise is fresh and the marginal variance is kept; a in [0, 1]."""
     angle = noise_level * math.pi / 2
     return _renoise(x, v, sigma, sigma_next, math.cos(angle), math.sin(angle))
 
 
-def exponential(
-    x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float, sigma_max: float
-) -> Transition:
-    """Flow-SDE integrated exactly with x0_hat frozen over the step; needs no sigma_max and keeps the marginals.
+def exponential(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float) -> Transition:
+    """Flow-SDE integrated exactly with x0_hat frozen over the step; has no pole and keeps the marginals.
 
     The noise estimate then follows an Ornstein-Uhlenbeck process with correlation
     rho = (odds(sigma_next) / odds(sigma)) ** (a^2 / 2), odds(s) = s / (1 - s); rho composes over sub-steps.
@@ -73,9 +87,7 @@ def exponential(
     return _renoise(x, v, sigma, sigma_next, rho, math.sqrt(1 - rho**2))
 
 
-def exponential_dance(
-    x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float, sigma_max: float
-) -> Transition:
+def exponential_dance(x: Tensor, v: Tensor, sigma: float, sigma_next: float, noise_level: float) -> Transition:
     """Dance-SDE integrated exactly: rho = exp(-a^2 / 2 (1 / sigma_next - 1 / sigma))."""
     if noise_level == 0:
         rho = 1.0
@@ -95,39 +107,34 @@ TRANSITIONS: dict[str, Kernel] = {
 }
 
 
-def kernel(name: str) -> Kernel:
-    """The kernel of a name. Raises SamplingError naming the known ones."""
-    if name not in TRANSITIONS:
-        raise SamplingError(f"Unknown transition {name!r}; choose one of {', '.join(sorted(TRANSITIONS))}.")
-    return TRANSITIONS[name]
+def transition(
+    kind: str, x: Tensor, v: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, noise_level: float
+) -> Transition:
+    """The transition of a state (B, ...) with velocity v; the same function samples and replays.
 
-
-def log_density(x_next: Tensor, transition: Transition, reduction: Reduction = "mean") -> Tensor:
-    """Gaussian log-density of (B, ...) under a transition, mean or sum over the elements of each sample: (B,).
-
-    The mean is the convention of Flow-GRPO and PrismAudio: the ratio it gives is the geometric mean over elements.
-    Raises SamplingError for a deterministic transition, which has no density.
+    sigma > sigma_next >= 0 may be 0-d tensors. Raises SamplingError for an unknown kind or levels out of order.
     """
-    if not transition.std > 0:
-        raise SamplingError(
-            f"A transition with std {transition.std} has no density; use a positive noise level and keep the window "
-            "off a last step to sigma 0."
-        )
-    squares = (x_next - transition.mean).square().flatten(1)
-    constant = math.log(transition.std) + 0.5 * math.log(2 * math.pi)
-    density = -squares.mean(1) / (2 * transition.std**2) - constant
-    return density if reduction == "mean" else density * squares.shape[1]
+    if kind not in TRANSITIONS:
+        raise SamplingError(f"Unknown transition {kind!r}; choose one of {', '.join(sorted(TRANSITIONS))}.")
+    sigma, sigma_next = float(sigma), float(sigma_next)
+    if not 1 >= sigma > sigma_next >= 0:
+        raise SamplingError(f"A step must fall within 1 >= sigma > sigma_next >= 0, got {sigma:g} to {sigma_next:g}.")
+    return TRANSITIONS[kind](x, v, sigma, sigma_next, noise_level)
 
 
-def gaussian_kl(transition: Transition, reference: Transition, reduction: Reduction = "mean") -> Tensor:
-    """KL divergence between two transitions of equal std, mean or sum over the elements of each sample: (B,)."""
-    if not transition.std > 0 or transition.std != reference.std:
-        raise SamplingError(
-            f"The KL between transitions needs one positive std for both, got {transition.std} and {reference.std}."
-        )
-    squares = (transition.mean - reference.mean).square().flatten(1)
-    total = squares.mean(1) if reduction == "mean" else squares.sum(1)
-    return total / (2 * transition.std**2)
+def kl(new: Transition, old: Transition, reduce: Reduction = "mean") -> Tensor:
+    """Exact KL divergence of two transitions of one std, mean or sum over the elements of each sample: (B,).
+
+    |mu - mu_old|^2 / (2 std^2). Raises SamplingError unless both have the same positive std.
+    """
+    if not new.std > 0 or new.std != old.std:
+        raise SamplingError(f"The KL between transitions needs one positive std for both, got {new.std} and {old.std}.")
+    return _reduce((new.mean - old.mean).square(), reduce) / (2 * new.std**2)
+
+
+def _reduce(squares: Tensor, reduce: Reduction) -> Tensor:
+    flat = squares.flatten(1)
+    return flat.mean(1) if reduce == "mean" else flat.sum(1)
 
 
 def _euler_maruyama(x: Tensor, v: Tensor, sigma: float, sigma_next: float, diffusion: float) -> Transition:

@@ -220,6 +220,7 @@ def _loop(
         optimiser=recipe.optimiser,
         learner=recipe.learner,
         reward_weights=recipe.rewards.weights,
+        max_staleness=recipe.rollout.max_staleness,
         evaluate=held.means,
         on_iteration=view.update,
         stop=stop,

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ _NAME = re.compile(r"iter-(\d{6,})")
 class State:
     """The cursor of a run: its version (finished iterations), its seed, its books, and what pins the weights.
 
-    There is no generator state to keep: prompts, windows and noise are pure functions of (seed, iteration).
+    There is no generator state to keep: prompts, windows and noise are pure functions of (seed, iteration) and of
+    `spreads`, what was measured per window start, by version (`trainer.windows.SpreadHistory.states`).
     """
 
     version: int
@@ -32,6 +34,7 @@ class State:
     checksum: str
     ema_steps: int
     totals: Totals
+    spreads: dict[int, dict[int, float]] = field(default_factory=lambda: {0: {}})
     format: int = FORMAT
 
 
@@ -40,7 +43,15 @@ def name(version: int) -> str:
     return f"iter-{version:06d}"
 
 
-def write(folder: Path, learner: Learner, base: Checkpoint, seed: int, totals: Totals, keep: int) -> Path:
+def write(
+    folder: Path,
+    learner: Learner,
+    base: Checkpoint,
+    seed: int,
+    totals: Totals,
+    keep: int,
+    spreads: Mapping[int, Mapping[int, float]] | None = None,
+) -> Path:
     """Write `folder`/iter-<version>, then remove all but the newest `keep`; returns the new folder.
 
     model.safetensors and ema.safetensors are whole models that `prism generate` reads; `base` is the checkpoint that
@@ -49,7 +60,8 @@ def write(folder: Path, learner: Learner, base: Checkpoint, seed: int, totals: T
     """
     target = folder / name(learner.version)
     partial = folder / f".{target.name}.partial"
-    state = State(learner.version, seed, learner.checksums[learner.version], learner.ema.steps, totals)
+    kept = {version: dict(measured) for version, measured in (spreads or {learner.version: {}}).items()}
+    state = State(learner.version, seed, learner.checksums[learner.version], learner.ema.steps, totals, kept)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -82,8 +94,9 @@ def read_state(path: Path) -> State:
     """The cursor of a checkpoint. Raises CheckpointError."""
     try:
         raw: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        return State(**{**raw, "totals": Totals(**raw["totals"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        spreads = {int(v): {int(k): float(x) for k, x in kept.items()} for v, kept in raw["spreads"].items()}
+        return State(**{**raw, "totals": Totals(**raw["totals"]), "spreads": spreads})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a training checkpoint of this version ({error}); expected {MODEL}, {EMA}, {OPTIMISER} and "
             f"{STATE} as `prism train` writes them."

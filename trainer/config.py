@@ -5,26 +5,62 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from settings import Section
+from trainer.advantages import Method
+from trainer.fast_grpo import WindowPolicy
 
-# `fast` is the class defaults: shared prefix, one pass per group, short AB2 tail.
-# `paper` is arXiv 2511.18833 as printed: N = 16, T = 24, w = 2 with a uniform start over all steps, KL 0.04.
+# What a preset sets beyond the class defaults, which are `fast`. docs/presets.md shows them side by side.
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
+    # arXiv 2511.18833 as printed: a window with a uniform start over all steps, KL of the policies.
     "paper": {
         "group_size": 16,
         "steps": 24,
         "window_size": 2,
-        "window_lo": 0,
         "window_hi": None,
         "tail": "euler",
         "tail_steps": None,
-        "advantage": "sum",
-        "std": "group",
+        "advantage": "weighted_sum_group_std",
         "std_eps": 1e-6,
         "clip_range": 1e-4,
         "kl_beta": 0.04,
-        "kl_space": "mean",
+        "kl_space": "x",
         "minibatches": 1,
+        "refills": 0,
+    },
+    # The released code, FunAudioLLM/ThinkSound branch prismaudio, grpo/: one start per process for the whole run (6 is
+    # that of rank 0 at 24 steps), two initial noises per group, guidance in rollout and training, another grid.
+    "official": {
+        "group_size": 16,
+        "noises": 2,
+        "steps": 24,
+        "grid": "official_rl",
+        "window_size": 2,
+        "window_policy": "fixed",
+        "window_lo": 6,
+        "window_hi": 6,
+        "tail": "euler",
+        "tail_steps": None,
+        "cfg_scale": 5.0,
+        "advantage": "weighted_sum_global_std",
+        "std_eps": 1e-4,
+        "clip_range": 1e-4,
+        "kl_beta": 0.04,
+        "kl_space": "x_no_dt",
+        "minibatches": 1,
+        "refills": 0,
+    },
+    # Flow-GRPO, yifan123/flow_grpo: every step stochastic and trained.
+    "full_sde": {
+        "window_size": None,
+        "window_hi": None,
+        "tail": "euler",
+        "tail_steps": None,
+        "advantage": "weighted_sum_group_std",
+        "std_eps": 1e-4,
+        "clip_range": 1e-4,
+        "minibatches": 1,
+        "groups_per_pass": 1,
+        "refills": 0,
     },
 }
 
@@ -32,37 +68,51 @@ PRESETS: dict[str, dict[str, Any]] = {
 class AlgorithmConfig(Section):
     """Windowed Fast-GRPO. `preset` fills whatever the recipe leaves out; everything it names overrides the preset.
 
-    group_size: N samples of one prompt. prompts: P prompts per iteration. steps: T of the sampling grid.
-    window_size: w stochastic steps; their start is uniform over window_lo..window_hi, both included (None: T - w).
+    group_size: N samples of one prompt. noises: initial noises of a group, each continued by N / noises members.
+    prompts: P prompts per iteration. steps: T of the sampling grid. window_size: w stochastic steps (None: all).
+    window_policy: how their start is chosen within window_lo..window_hi, both included (None: T - w), see
+    `trainer.fast_grpo.window_start`; window_period: iterations between two moves of a progressive window.
     noise_level: eta or a of the transition. tail_steps: steps after the window (None: the rest of the grid).
-    advantage: "sum" weighs and adds the rewards, then normalises; "gdpo" normalises each reward first.
-    std: whose standard deviation normalises, the group's or the whole batch's; std_eps is added to it.
-    clip_range: of the ratio of mean-reduced densities. kl_space: KL to the start model between transition means, in
-    units of their variance, or mean square between velocities. epochs: passes over a batch, each in `minibatches`
-    optimiser steps split by group. groups_per_pass: groups in one forward and backward pass, to bound memory
-    (None: the whole minibatch). ratio_tolerance: largest |log ratio| accepted before the first optimiser step.
+    advantage: see `trainer.advantages.advantages`; std_eps is added to the standard deviation, reward_floor is the
+    smallest spread of a reward that counts as more than the scorer's noise, in reward units. A group in which no reward
+    spreads more is dropped and replaced, at most `refills` times; with 0 it is kept and teaches nothing. conflict: "project" turns the weights so that no
+    reward is traded away. trust_region: "ratio" clips at clip_range the ratio of mean-reduced densities, "ratio_norm"
+    the normalised one, "kl" masks samples beyond kl_limit (mean over elements). kl_beta: weight of the distance to the
+    start model, between transition means in units of their variance ("x"), of their diffusion ("x_no_dt", the released
+    code) or between velocities ("v"); reference_cfg_scale: guidance of that model (None: cfg_scale), so that training
+    without guidance can learn it. epochs: passes over a batch, each in `minibatches` optimiser steps split by group.
+    groups_per_pass: groups in one forward and backward pass, to bound memory (None: the whole minibatch).
+    ratio_tolerance: largest |log ratio| accepted before the first optimiser step.
     """
 
-    preset: Literal["fast", "paper"] = "fast"
+    preset: Literal["fast", "paper", "official", "full_sde"] = "fast"
     group_size: int = Field(default=8, ge=2)
+    noises: PositiveInt = 1
     prompts: PositiveInt = 12
     steps: int = Field(default=16, ge=2)
     grid: Literal["inference", "official_rl"] = "inference"
-    window_size: PositiveInt = 1
+    window_size: PositiveInt | None = 1
+    window_policy: WindowPolicy = "uniform"
     window_lo: NonNegativeInt = 0
     window_hi: NonNegativeInt | None = 3
+    window_period: PositiveInt = 25
     transition: Literal["flow_sde", "dance_sde", "cps", "exponential", "exponential_dance"] = "flow_sde"
     noise_level: PositiveFloat = 0.7
     tail: Literal["euler", "ab2", "dpmpp2m"] = "ab2"
     tail_steps: PositiveInt | None = 4
     cfg_scale: PositiveFloat = 1.0
-    advantage: Literal["sum", "gdpo"] = "gdpo"
-    std: Literal["group", "global"] = "group"
-    std_eps: PositiveFloat = 1e-3
-    clip_range: PositiveFloat = 1e-3
+    advantage: Method = "per_reward"
+    std_eps: NonNegativeFloat = 0.0
+    reward_floor: NonNegativeFloat = 1e-3
     adv_clip: PositiveFloat = 5.0
+    conflict: Literal["none", "project"] = "none"
+    refills: NonNegativeInt = 2
+    trust_region: Literal["ratio", "ratio_norm", "kl"] = "ratio"
+    clip_range: PositiveFloat = 1e-3
+    kl_limit: PositiveFloat = 1e-5
     kl_beta: NonNegativeFloat = 0.0
-    kl_space: Literal["mean", "velocity"] = "velocity"
+    kl_space: Literal["x", "x_no_dt", "v"] = "v"
+    reference_cfg_scale: PositiveFloat | None = None
     epochs: PositiveInt = 1
     minibatches: PositiveInt = 2
     groups_per_pass: PositiveInt | None = None
@@ -78,27 +128,49 @@ class AlgorithmConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "AlgorithmConfig":
-        last = self.steps - self.window_size
+        last = self.steps - self.width
         if last < 0:
-            raise ValueError(f"window_size {self.window_size} is longer than the grid of {self.steps} steps")
+            raise ValueError(f"window_size {self.width} is longer than the grid of {self.steps} steps")
         if self.window_lo > self.last_start or self.last_start > last:
             raise ValueError(
                 f"window starts {self.window_lo}..{self.last_start} do not fit {self.steps} steps with a window of "
-                f"{self.window_size}; they must lie in 0..{last}, in order"
+                f"{self.width}; they must lie in 0..{last}, in order"
             )
-        if self.transition not in ("flow_sde", "dance_sde") and self.last_start + self.window_size == self.steps:
+        if self.transition not in ("flow_sde", "dance_sde") and self.last_start + self.width == self.steps:
             raise ValueError(
                 f"transition {self.transition!r} has no noise on the last step, so its density is undefined there; "
                 f"set window_hi to at most {last - 1}"
             )
         if self.minibatches > self.prompts:
             raise ValueError(f"{self.minibatches} minibatches cannot be split out of {self.prompts} prompts")
+        if self.conflict == "project" and self.advantage != "per_reward":
+            raise ValueError(
+                "conflict 'project' compares rewards on one scale; it needs advantage 'per_reward', got "
+                f"{self.advantage!r}"
+            )
+        if self.group_size % self.noises:
+            raise ValueError(f"{self.noises} initial noises cannot be shared evenly by {self.group_size} members")
         return self
+
+    @property
+    def width(self) -> int:
+        """Stochastic steps."""
+        return self.steps if self.window_size is None else self.window_size
 
     @property
     def last_start(self) -> int:
         """Largest first stochastic step."""
-        return self.steps - self.window_size if self.window_hi is None else self.window_hi
+        return self.steps - self.width if self.window_hi is None else self.window_hi
+
+    @property
+    def branches(self) -> int:
+        """Members that continue one initial noise."""
+        return self.group_size // self.noises
+
+    @property
+    def guided(self) -> float:
+        """Guidance scale of the reference."""
+        return self.cfg_scale if self.reference_cfg_scale is None else self.reference_cfg_scale
 
 
 class OptimiserConfig(Section):

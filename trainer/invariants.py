@@ -42,16 +42,18 @@ def _check_weights(group: Group, version: int, checksums: Mapping[int, str]) -> 
 
 def _check_arrays(group: Group, config: AlgorithmConfig) -> None:
     start, size = group.window.start, group.window.size
-    if size != config.window_size or not config.window_lo <= start <= config.last_start:
+    if size != config.width or not config.window_lo <= start <= config.last_start:
         raise InvariantError(
-            f"Group {group.id} has window start {start}, size {size}; this run uses size {config.window_size} and "
+            f"Group {group.id} has window start {start}, size {size}; this run uses size {config.width} and "
             f"starts {config.window_lo} to {config.last_start}."
         )
-    expected = (size + 1, config.group_size), (size, config.group_size)
-    if (group.latents.shape[:2], group.log_probs.shape) != expected:
+    members = config.group_size
+    expected = (size + 1, members), (size, *group.latents.shape[1:]), (size, members), config.noises
+    if (group.latents.shape[:2], group.means.shape, group.log_probs.shape, group.noises) != expected:
         raise InvariantError(
-            f"Group {group.id} has latents {group.latents.shape} and log-densities {group.log_probs.shape}; expected "
-            f"{config.group_size} members, {size + 1} states and {size} log-densities of each."
+            f"Group {group.id} has latents {group.latents.shape}, means {group.means.shape}, log-densities "
+            f"{group.log_probs.shape} and {group.noises} initial noises; expected {members} members from "
+            f"{config.noises}, {size + 1} states, and {size} means and log-densities of each."
         )
     sigmas = grid(config.grid, config.steps)
     if group.sigmas.shape != sigmas.shape or not np.allclose(group.sigmas, sigmas, rtol=0, atol=1e-6):
@@ -59,10 +61,13 @@ def _check_arrays(group: Group, config: AlgorithmConfig) -> None:
             f"Group {group.id} was sampled on another grid of noise levels than {config.grid!r} with {config.steps} "
             "steps."
         )
-    if not (np.isfinite(group.latents).all() and np.isfinite(group.log_probs).all()):
-        raise InvariantError(f"Group {group.id} holds latents or log-densities that are not finite.")
-    if not (group.latents[0] == group.latents[0][:1]).all():
-        raise InvariantError(f"Members of group {group.id} do not share their state at the start of the window.")
+    if not all(np.isfinite(array).all() for array in (group.latents, group.means, group.log_probs)):
+        raise InvariantError(f"Group {group.id} holds latents, means or log-densities that are not finite.")
+    opening = group.latents[0].reshape(config.noises, config.branches, -1)
+    if not (opening == opening[:, :1]).all():
+        raise InvariantError(
+            f"Members of group {group.id} that branch from one noise do not share their state when the window opens."
+        )
 
 
 def check_ratio(mismatch: float, tolerance: float, iteration: int) -> None:

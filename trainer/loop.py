@@ -19,12 +19,12 @@ from trainer.config import AlgorithmConfig, LearnerConfig, OptimiserConfig
 from trainer.errors import InvariantError
 from trainer.experience import Experience, Names
 from trainer.gauges import LearnerGauges
-from trainer.group import Group
+from trainer.group import Group, Window
 from trainer.journal import Journal
 from trainer.record import describe
 from trainer.totals import Totals
 from trainer.update import Learner
-from trainer.windows import window
+from trainer.windows import SpreadHistory, observe, window
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LoopConfig:
     """Everything a rank needs; it travels to the workers, so the paths must be readable there.
 
     model_path: the checkpoint training begins from (also the KL reference). run_dir: gets checkpoints/ and
-    metrics.jsonl. reward_weights: {dimension: weight}. evaluate: (model holding the average, version) to
+    metrics.jsonl. reward_weights: {dimension: weight}. max_staleness: the coordinator's. evaluate: (model holding the average, version) to
     {dimension: score}; runs on rank 0 every learner.eval_every iterations and must survive pickling if there are
     workers. on_iteration: gets each metrics record in the driver. stop: asked in the driver; ends the run after
     the current iteration.
@@ -46,6 +46,7 @@ class LoopConfig:
     optimiser: OptimiserConfig
     learner: LearnerConfig
     reward_weights: Mapping[str, float]
+    max_staleness: int = 0
     evaluate: Callable[[FlowModel, int], Mapping[str, Any]] | None = None
     on_iteration: Callable[[dict[str, Any]], None] | None = None
     stop: Callable[[], bool] | None = None
@@ -92,6 +93,7 @@ class _Rank:
         self.learner = Learner(self.base.model, config.algorithm, config.optimiser, config.reward_weights, self.ranks)
         self.experience = Experience(config.names, config.learner.deadline_s, config.learner.take_timeout_s)
         self.totals = Totals()
+        self.spreads = SpreadHistory(config.max_staleness)
         self.gauges = LearnerGauges() if self.ranks.rank == 0 else None
         self.saved: Path | None = None
 
@@ -99,12 +101,14 @@ class _Rank:
         """Resume if there is something to resume from, and let sampling start at this version."""
         self.saved = checkpoints.latest(self.config.checkpoints)
         if self.saved is not None:
-            self.totals = checkpoints.restore(self.saved, self.learner, self.config.seed).totals
+            state = checkpoints.restore(self.saved, self.learner, self.config.seed)
+            self.totals, self.spreads = state.totals, SpreadHistory(self.config.max_staleness, state.spreads)
         version = self.learner.version
         self._require_equal(int(self.learner.checksums[version][:12], 16), "their starting weights")
         if self.ranks.rank == 0:
             self.config.journal.rewind(version)
-            self.experience.begin(version, self.learner.export(), self.learner.checksums[version])
+            checksum = self.learner.checksums[version]
+            self.experience.begin(version, self.learner.export(), checksum, self.spreads.states)
         # Nobody may take a batch that rank 0's rewind is about to withdraw.
         self.ranks.max_(torch.zeros(1))
 
@@ -117,20 +121,24 @@ class _Rank:
         if taken.stop:
             return False
         groups = taken.select(self.experience.fetch(taken.refs))
-        self._check_windows(groups, iteration)
+        stretch = window(self.config.seed, iteration, self.config.algorithm, self.spreads.at(iteration))
+        self._check_windows(groups, stretch)
         waited = time.perf_counter()
         batch = IterationBatch.of(iteration, groups, {info.id: info.rewards for info in taken.groups})
         metrics = self.learner.update(batch)
         del groups, batch
         trained = time.perf_counter()
+        version = self.learner.version
+        self.spreads.put(version, observe(self.spreads.states[iteration], stretch.start, metrics["reward_spread"]))
         if self.ranks.rank == 0:
-            version = self.learner.version
-            self.experience.finish(taken.lease, version, self.learner.export(), self.learner.checksums[version])
+            checksum = self.learner.checksums[version]
+            spreads = self.spreads.states[version]
+            self.experience.finish(taken.lease, version, self.learner.export(), checksum, spreads)
         done = time.perf_counter()
         seconds = {"wait": waited - began, "train": trained - waited, "iteration": done - began}
         self.totals.add(taken.groups, taken.dropped, taken.lost, metrics, seconds)
         if self.ranks.rank == 0:
-            self._record(taken, metrics, seconds)
+            self._record(taken, metrics, seconds, stretch)
         if self._due(self.config.learner.checkpoint_every):
             self._save()
         return True
@@ -146,16 +154,17 @@ class _Rank:
         folder = self.config.checkpoints
         if self.ranks.rank == 0:
             keep = self.config.learner.keep_checkpoints
-            checkpoints.write(folder, self.learner, self.base, self.config.seed, self.totals, keep)
+            spreads = self.spreads.states
+            checkpoints.write(folder, self.learner, self.base, self.config.seed, self.totals, keep, spreads)
         self.saved = folder / checkpoints.name(self.learner.version)
         ray.train.report({"version": self.learner.version, "samples": self.totals.samples})
 
-    def _record(self, taken: Any, metrics: dict[str, Any], seconds: dict[str, float]) -> None:
+    def _record(self, taken: Any, metrics: dict[str, Any], seconds: dict[str, float], stretch: Window) -> None:
         record, status = self.experience.record(taken.iteration)
         entry = describe(taken, metrics, seconds, record, status)
         entry["version"] = self.learner.version
         entry["groups"] = self.totals.ledger()
-        entry["window"] = asdict(window(self.config.seed, taken.iteration, self.config.algorithm))
+        entry["window"] = asdict(stretch)
         if self.config.evaluate is not None and self._due(self.config.learner.eval_every):
             with self.learner.ema.applied(self.learner.parameters), torch.no_grad():
                 entry["heldout"] = dict(self.config.evaluate(self.learner.model, self.learner.version))
@@ -165,13 +174,12 @@ class _Rank:
         if self.config.on_iteration is not None:
             self.config.on_iteration(entry)
 
-    def _check_windows(self, groups: list[Group], iteration: int) -> None:
-        expected = window(self.config.seed, iteration, self.config.algorithm)
+    def _check_windows(self, groups: list[Group], expected: Window) -> None:
         for group in groups:
             if group.window != expected:
                 raise InvariantError(
-                    f"Group {group.id} was sampled in {group.window}, but iteration {iteration} of seed "
-                    f"{self.config.seed} has {expected}; coordinator and learner run different recipes."
+                    f"Group {group.id} was sampled in {group.window}, but its iteration of seed {self.config.seed} has "
+                    f"{expected}; coordinator and learner run different recipes."
                 )
 
     def _due(self, every: int) -> bool:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from trainer.collective import Collective
-from trainer.objective import PolicyLoss
 
 
 class Tally:
@@ -20,17 +19,24 @@ class Tally:
         self.optimiser_steps = 0
         self.grad_norm = 0.0
         self.loss = torch.zeros(1, dtype=torch.float64)
-        # Columns: samples, ratio, clipped, KL, |delta log p|; one row per window step.
-        self.sums = torch.zeros(window_size, 5, dtype=torch.float64)
+        # One row per window step; columns as in `window_step`.
+        self.sums = torch.zeros(window_size, 6, dtype=torch.float64)
         self.nfe = torch.zeros(2, dtype=torch.float64)
         self.ratio_max = torch.zeros(1, dtype=torch.float64)
 
-    def window_step(self, k: int, result: PolicyLoss, delta: Tensor, kl: Tensor | None, mask: Tensor) -> None:
-        """Add window step k of some samples; mask is 1 for the trained ones."""
-        ones = torch.ones_like(mask)
-        columns = [ones, result.ratio, result.clipped, torch.zeros_like(mask) if kl is None else kl.detach(), delta]
+    def window_step(
+        self, k: int, delta: Tensor, limited: Tensor, divergence: Tensor, distance: Tensor | None, mask: Tensor
+    ) -> None:
+        """Add window step k of some samples; all (g, N), mask 1 for the trained ones.
+
+        delta: log-density minus the old one. limited: where the trust region was active. divergence: KL to the policy
+        that sampled. distance: to the reference.
+        """
+        ratio = delta.exp()
+        far = torch.zeros_like(mask) if distance is None else distance.detach()
+        columns = [torch.ones_like(mask), ratio, limited, far, delta.abs(), divergence]
         self.sums[k] += torch.stack([(column * mask).sum().double() for column in columns]).cpu()
-        self.ratio_max = torch.maximum(self.ratio_max, (result.ratio * mask).max().double().cpu().reshape(1))
+        self.ratio_max = torch.maximum(self.ratio_max, (ratio * mask).max().double().cpu().reshape(1))
 
     def evaluations(self, trained: int, reference: int) -> None:
         """Add velocity evaluations."""
@@ -57,6 +63,7 @@ class Tally:
             "clip_fraction": mean[2],
             "kl": mean[3],
             "delta_log_prob": (self.sums[:, 4] / count).tolist(),
+            "policy_kl": (self.sums[:, 5] / count).tolist(),
             "mismatch": self.mismatch,
             "optimiser_steps": self.optimiser_steps,
             "nfe_trained": int(self.nfe[0].item()),

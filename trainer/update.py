@@ -10,18 +10,18 @@ from torch import Tensor
 
 from foundation.checkpoint import checksum
 from foundation.conditions import Conditions
-from foundation.grids import grid
 from foundation.model import FlowModel
-from foundation.transitions import Transition, gaussian_kl, kernel, log_density
-from trainer.advantages import Advantages, advantages
+from foundation.transitions import kl
 from trainer.batch import IterationBatch, passes
 from trainer.collective import Alone, Collective
 from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.ema import Ema
 from trainer.errors import DivergenceError
+from trainer.fast_grpo import normalised_log_ratio, policy_loss, trust_region_loss, velocity_kl
 from trainer.group import Group
 from trainer.invariants import check_groups, check_ratio
-from trainer.objective import policy_loss, velocity_kl
+from trainer.replay import Replay, Stack, Step
+from trainer.table import Advantages, RewardTable
 from trainer.tally import Tally
 
 KNOWN_VERSIONS = 64
@@ -49,6 +49,7 @@ class Learner:
         self.weights = dict(weights)
         self.ranks: Collective = ranks or Alone()
         self.parameters = model.trainable()
+        self.device = next(iter(self.parameters.values())).device
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
             parameter.grad = torch.zeros_like(parameter)
@@ -84,8 +85,9 @@ class Learner:
         config = self.algorithm
         check_groups(batch.groups, batch.iteration, self.version, self.checksums, config)
         # Known before any pass: every rank derives the same advantages from the rewards of all groups.
-        table = advantages(batch.rewards, self.weights, config) if batch.ids else None
-        tally = Tally(config.window_size)
+        rewards = RewardTable.of(batch.rewards, self.weights) if batch.ids else None
+        table = rewards.advantages(config) if rewards else None
+        tally = Tally(config.width)
         if table is not None:
             conditioned = {p: self._condition(group) for p, group in zip(batch.positions, batch.groups, strict=True)}
             for epoch in range(config.epochs):
@@ -95,7 +97,7 @@ class Learner:
         metrics = tally.metrics(self.ranks)
         metrics["samples"] = table.samples if table else 0
         metrics["masked"] = int((~table.mask).sum()) if table else 0
-        return metrics
+        return {**metrics, **(rewards.describe(config) if rewards else {"reward_spread": float("nan")})}
 
     def _step(
         self,
@@ -142,81 +144,65 @@ class Learner:
         tally: Tally,
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward of some groups of equal shapes; returns their loss and largest on-policy |log ratio|."""
-        config, window = self.algorithm, run[0][1].window
+        config = self.algorithm
         rows = [position for position, _ in run]
         groups = [group for _, group in run]
-        states = self._tensor(np.stack([group.latents for group in groups], axis=1))
-        old = self._tensor(np.stack([group.log_probs for group in groups], axis=1))
-        advantage, mask = self._tensor(table.values[rows]), self._tensor(table.mask[rows])
-        fresh = self._tensor(np.array([group.version == self.version for group in groups]))[:, None] * mask
+        stack = Stack.of(groups, self.device)
+        advantage, mask = (part[rows].float().to(self.device) for part in (table.values, table.mask))
+        fresh = torch.tensor([[group.version == self.version] for group in groups], device=self.device) * mask
         conditions = Conditions.cat([conditioned[row] for row in rows])
-        policy = _Replay(self.model, conditions, window.start, states, config)
+        policy = Replay(self.model, conditions, stack, config, config.cfg_scale)
         anchor = None
         if self.reference is not None:
             with torch.no_grad():
-                anchor = _Replay(self.reference, conditions, window.start, states, config)
-        loss = torch.zeros((), device=states.device)
+                anchor = Replay(self.reference, conditions, stack, config, config.guided)
+        loss = torch.zeros((), device=self.device)
         mismatch = torch.zeros(1, dtype=torch.float64)
-        for k in range(window.size):
-            log_prob, transition, velocity = policy.step(k)
-            result = policy_loss(log_prob, old[k], advantage, config.clip_range)
-            per_sample, kl = result.per_sample, None
+        for k in range(config.width):
+            step = policy.step(k)
+            old = stack.log_probs[k]
+            divergence = kl(step.transition, policy.old(k, step.transition.std)).view_as(old)
+            per_sample, limited = surrogate(config, step, old, advantage, divergence)
+            distance = None
             if anchor is not None:
                 with torch.no_grad():
-                    _, target, target_velocity = anchor.step(k)
-                in_means = config.kl_space == "mean"
-                kl = gaussian_kl(transition, target) if in_means else velocity_kl(velocity, target_velocity)
-                kl = kl.view_as(log_prob)
-                per_sample = per_sample + config.kl_beta * kl
-            loss = loss + (per_sample * mask).sum() / (count * window.size)
-            delta = (log_prob.detach() - old[k]).abs()
-            mismatch = torch.maximum(mismatch, (delta * fresh).max().double().cpu().reshape(1))
-            tally.window_step(k, result, delta, kl, mask)
+                    target = anchor.step(k)
+                distance = reference_distance(config, step, target).view_as(old)
+                per_sample = per_sample + config.kl_beta * distance
+            loss = loss + (per_sample * mask).sum() / (count * config.width)
+            delta = step.log_prob.detach() - old
+            mismatch = torch.maximum(mismatch, (delta.abs() * fresh).max().double().cpu().reshape(1))
+            tally.window_step(k, delta, limited, divergence.detach(), distance, mask)
         loss.backward()
         tally.evaluations(policy.nfe, anchor.nfe if anchor else 0)
         return loss.detach().double().cpu().reshape(1), mismatch
 
     def _condition(self, group: Group) -> Conditions:
-        features = Conditions(*(self._tensor(group.conditions[name])[None] for name in ("video", "text", "sync")))
+        arrays = (group.conditions[name][None] for name in ("video", "text", "sync"))
+        features = Conditions(*(torch.tensor(array, dtype=torch.float32, device=self.device) for array in arrays))
         with torch.no_grad():
             return self.model.condition(features, group.latents.shape[-1])
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        device = next(iter(self.parameters.values())).device
-        return torch.tensor(array, dtype=torch.float32, device=device)
+
+def surrogate(
+    config: AlgorithmConfig, step: Step, old: Tensor, advantage: Tensor, divergence: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Policy loss (g, N) of one window step under the recipe's trust region, and where that region was active."""
+    new = step.log_prob
+    if config.trust_region == "kl":
+        loss = trust_region_loss(new, old, advantage, divergence, config.kl_limit, "none")
+        return loss, divergence.detach() >= config.kl_limit
+    scale = 1.0
+    if config.trust_region == "ratio_norm":
+        new = normalised_log_ratio(new, old, divergence, step.transition.std)
+        old, scale = torch.zeros_like(old), 1 / step.dt
+    loss = policy_loss(new, old, advantage, config.clip_range, "none")
+    return loss * scale, (torch.exp(new - old) - 1).abs().detach() > config.clip_range
 
 
-class _Replay:
-    """Re-evaluates the window's transitions under a model.
-
-    All members of a group stand at one state when the window opens, so the first step costs one velocity per group;
-    autograd then adds up the members' gradients. Later steps cost one per member.
-    """
-
-    def __init__(self, model: FlowModel, conditions: Conditions, start: int, states: Tensor, config: AlgorithmConfig):
-        self.model = model
-        self.states = states
-        self.members = states.shape[2]
-        self.kernel = kernel(config.transition)
-        self.noise_level = config.noise_level
-        self.sigmas: list[float] = grid(config.grid, config.steps).tolist()
-        self.start = start
-        self.prepared = model.prepare(conditions, states.shape[-1], config.cfg_scale)
-        self.widened = None
-        self.nfe = 0
-
-    def step(self, k: int) -> tuple[Tensor, Transition, Tensor]:
-        """log-density (g, N), and transition and velocity of window step k for its g * N members."""
-        sigma, sigma_next = self.sigmas[self.start + k], self.sigmas[self.start + k + 1]
-        x = self.states[k].flatten(0, 1)
-        if k == 0:
-            at_group = self.model.velocity(self.states[0][:, 0], sigma, self.prepared)
-            velocity = at_group.repeat_interleave(self.members, dim=0)
-            self.nfe += len(at_group) * self.prepared.nfe
-        else:
-            self.widened = self.widened or self.prepared.repeat_interleave(self.members)
-            velocity = self.model.velocity(x, sigma, self.widened)
-            self.nfe += len(x) * self.prepared.nfe
-        transition = self.kernel(x, velocity, sigma, sigma_next, self.noise_level, self.sigmas[1])
-        log_prob = log_density(self.states[k + 1].flatten(0, 1), transition)
-        return log_prob.view(-1, self.members), transition, velocity
+def reference_distance(config: AlgorithmConfig, step: Step, target: Step) -> Tensor:
+    """Distance (g * N,) of one window step to the reference's, in the recipe's space."""
+    if config.kl_space == "v":
+        return velocity_kl(step.velocity, target.velocity)
+    distance = kl(step.transition, target.transition)
+    return distance if config.kl_space == "x" else distance * step.dt

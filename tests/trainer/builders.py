@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foundation.checkpoint import checksum
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 from foundation.grids import grid
 from foundation.model import FlowModel, initialise_unit_gain
-from foundation.sampler import HybridSampler, group_noise, member_noise
+from foundation.sampling import group_noise, hybrid_sample, member_noise
 from trainer.config import AlgorithmConfig
 from trainer.group import Group, group_id
 from trainer.windows import window
@@ -57,14 +58,7 @@ def sample_groups(
     model: FlowModel, config: AlgorithmConfig, seed: int, iteration: int, version: int | None = None
 ) -> list[Group]:
     """The groups of one iteration under the model's current weights."""
-    sampler = HybridSampler(
-        grid(config.grid, config.steps),
-        config.transition,
-        config.noise_level,
-        config.tail,
-        config.tail_steps,
-        1 if config.cfg_scale == 1 else 2,
-    )
+    sigmas = grid(config.grid, config.steps)
     stretch = window(seed, iteration, config)
     shape = (TINY.latent_channels, LENGTH)
     weights = checksum({name: parameter.detach().numpy() for name, parameter in model.trainable().items()})
@@ -73,14 +67,27 @@ def sample_groups(
         inputs = features(iteration, index)
         conditions = Conditions(*(torch.from_numpy(inputs[name])[None] for name in ("video", "text", "sync")))
         prepared = model.prepare(model.condition(conditions, LENGTH), LENGTH, config.cfg_scale)
-        rollout = sampler.rollout(
-            lambda x, sigma, copies, prepared=prepared: model.velocity(x, sigma, prepared.repeat_interleave(copies)),
-            group_noise(seed, iteration, index, shape)[None],
-            config.group_size,
-            stretch.start,
-            stretch.size,
-            member_noise(seed, iteration, index, stretch.size, config.group_size, shape)[:, None],
+        prepared = prepared.repeat_interleave(config.noises)
+        draws = member_noise(seed, iteration, index, stretch.size, config.group_size, shape)
+        by_noise = draws.unflatten(1, (config.noises, config.branches)).transpose(1, 2).flatten(1, 2)
+        final, record = hybrid_sample(
+            lambda x, sigma, p=prepared: model.velocity(x, sigma, p.tile(len(x) // len(p))),
+            group_noise(seed, iteration, index, (config.noises, *shape)),
+            sigmas,
+            (stretch.start, stretch.size),
+            config.transition,
+            config.noise_level,
+            config.branches,
+            by_noise,
+            config.tail,
+            config.tail_steps,
         )
+
+        def members(rows: Tensor) -> np.ndarray:
+            """Sampler rows back to (..., N) with the branches of one noise together."""
+            split = rows.unflatten(1, (config.branches, config.noises))
+            return split.transpose(1, 2).flatten(1, 2).numpy()
+
         groups.append(
             Group(
                 id=group_id(iteration, index),
@@ -90,12 +97,14 @@ def sample_groups(
                 version=iteration if version is None else version,
                 weights_checksum=weights,
                 window=stretch,
-                sigmas=sampler.sigmas.astype(np.float32),
+                sigmas=sigmas.astype(np.float32),
+                noises=config.noises,
                 conditions=inputs,
-                latents=rollout.latents[:, 0].numpy(),
-                log_probs=rollout.log_probs[:, 0].numpy(),
-                nfe_rollout=rollout.nfe,
-                rewards=judge(rollout.final[0].numpy()),
+                latents=members(record.latents),
+                means=members(record.means),
+                log_probs=members(record.log_probs),
+                nfe_rollout=record.rows * prepared.nfe,
+                rewards=judge(members(final[None])[0]),
             )
         )
     return groups
