@@ -26,9 +26,9 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 class WindowRecord:
     """What replay needs of a window, rows in item-fastest order: row m * B + b is member m of item b.
 
-    latents: (w + 1, B * members, ...) states at the window's boundaries. means: (w, B * members, ...) of the transitions
-    that drew them. log_probs: (w, B * members), mean over elements. sigmas: (w + 1,) float64 noise levels at the
-    boundaries. rows: states the velocity was asked for in the whole call.
+    latents: (w + 1, B * members, ...) states at the window's boundaries. means: (w, B * members, ...) of the
+    transitions that drew them. log_probs: (w, B * members), mean over elements. sigmas: (w + 1,) float64 noise levels at
+    the boundaries. rows: states the velocity was asked for in the whole call.
     """
 
     latents: Tensor
@@ -67,8 +67,8 @@ def hybrid_sample(
     kind, noise_level: of `foundation.transitions.transition`. noise: (width, B * members, ...) standard normal draws in
     item-fastest order; drawn from torch's generator when None. tail: a key of `foundation.tails.TAILS`; the span after
     the window is re-spaced to at most tail_steps even steps, None keeps the grid.
-    Returns the final states (B * members, ...) in item-fastest order and the window's record. Raises SamplingError for a
-    grid, window or noise that does not fit, a step without density, or states that are not finite.
+    Returns the final states (B * members, ...) in item-fastest order and the window's record. Raises SamplingError for
+    a grid, window or noise that does not fit, a step without density, or states that are not finite.
     """
     s = _grid(sigmas)
     start, width = _window(window, len(s) - 1)

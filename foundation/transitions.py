@@ -19,7 +19,7 @@ Reduction = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class Transition:
-    """Gaussian over the next state: mean (B, ...) and one std for all elements, sqrt(-dt) included (0: deterministic)."""
+    """Gaussian over the next state: mean (B, ...), and one std, sqrt(-dt) included (0: deterministic)."""
 
     mean: Tensor
     std: float

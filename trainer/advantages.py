@@ -28,8 +28,8 @@ def advantages(
 ) -> Tensor:
     """Advantages (G, N) of G groups of N members, float64, 0 where a member may not be trained on.
 
-    rewards: (G, N, D). weights: (D,). mask: (G, N) or (G, N, D) bool, False where a score is missing. clip: limit of the
-    result's size. The methods:
+    rewards: (G, N, D). weights: (D,). mask: (G, N) or (G, N, D) bool, False where a score is missing. clip: limit of
+    the result's size. The methods:
     weighted_sum_group_std: A = (R - mean of the group) / (its std + eps) of R = sum_d w_d r_d (arXiv 2511.18833).
     weighted_sum_global_std: with the std of all samples (FunAudioLLM/ThinkSound:grpo/fast_grpo/stat_tracking.py).
     no_std: A = R - mean of the group (Dr. GRPO, arXiv 2503.20783).

@@ -71,18 +71,18 @@ class AlgorithmConfig(Section):
     group_size: N samples of one prompt. noises: initial noises of a group, each continued by N / noises members.
     prompts: P prompts per iteration. steps: T of the sampling grid. window_size: w stochastic steps (None: all).
     window_policy: how their start is chosen within window_lo..window_hi, both included (None: T - w), see
-    `trainer.fast_grpo.window_start`; window_period: iterations between two moves of a progressive window.
-    noise_level: eta or a of the transition. tail_steps: steps after the window (None: the rest of the grid).
-    advantage: see `trainer.advantages.advantages`; std_eps is added to the standard deviation, reward_floor is the
-    smallest spread of a reward that counts as more than the scorer's noise, in reward units. A group in which no reward
-    spreads more is dropped and replaced, at most `refills` times; with 0 it is kept and teaches nothing. conflict: "project" turns the weights so that no
-    reward is traded away. trust_region: "ratio" clips at clip_range the ratio of mean-reduced densities, "ratio_norm"
-    the normalised one, "kl" masks samples beyond kl_limit (mean over elements). kl_beta: weight of the distance to the
-    start model, between transition means in units of their variance ("x"), of their diffusion ("x_no_dt", the released
-    code) or between velocities ("v"); reference_cfg_scale: guidance of that model (None: cfg_scale), so that training
-    without guidance can learn it. epochs: passes over a batch, each in `minibatches` optimiser steps split by group.
-    groups_per_pass: groups in one forward and backward pass, to bound memory (None: the whole minibatch).
-    ratio_tolerance: largest |log ratio| accepted before the first optimiser step.
+    `trainer.fast_grpo.window_start`; window_period: iterations between two moves of a progressive window. noise_level:
+    eta or a of the transition. tail_steps: steps after the window (None: the rest of the grid). advantage: see
+    `trainer.advantages.advantages`; std_eps is added to the standard deviation, reward_floor is the smallest spread of
+    a reward that counts as more than the scorer's noise, in reward units. A group in which no reward spreads more is
+    dropped and replaced, at most `refills` times; with 0 it is kept and teaches nothing. conflict: "project" turns the
+    weights so that no reward is traded away. trust_region: "ratio" clips at clip_range the ratio of mean-reduced
+    densities, "ratio_norm" the normalised one, "kl" masks samples beyond kl_limit (mean over elements). kl_beta: weight
+    of the distance to the start model, between transition means in units of their variance ("x"), of their diffusion
+    ("x_no_dt", the released code) or between velocities ("v"); reference_cfg_scale: guidance of that model (None:
+    cfg_scale), so that training without guidance can learn it. epochs: passes over a batch, each in `minibatches`
+    optimiser steps split by group. groups_per_pass: groups in one forward and backward pass, to bound memory (None: the
+    whole minibatch). ratio_tolerance: largest |log ratio| accepted before the first optimiser step.
     """
 
     preset: Literal["fast", "paper", "official", "full_sde"] = "fast"
