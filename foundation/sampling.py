@@ -27,8 +27,8 @@ class WindowRecord:
     """What replay needs of a window, rows in item-fastest order: row m * B + b is member m of item b.
 
     latents: (w + 1, B * members, ...) states at the window's boundaries. means: (w, B * members, ...) of the
-    transitions that drew them. log_probs: (w, B * members), mean over elements. sigmas: (w + 1,) float64 noise levels at
-    the boundaries. rows: states the velocity was asked for in the whole call.
+    transitions that drew them. log_probs: (w, B * members), mean over elements. sigmas: (w + 1,) float64 levels at the
+    boundaries. rows: states the velocity was asked for in the whole call.
     """
 
     latents: Tensor

@@ -1,7 +1,7 @@
 """Fast-GRPO's maths: policy losses, distances to a reference, and where the stochastic window lies.
 
-Pure functions of tensors and numbers. Log-densities are means over a latent's elements unless said otherwise, so a ratio
-is the geometric mean of the elements' ratios.
+Pure functions of tensors and numbers. Log-densities are means over a latent's elements unless said otherwise, so a
+ratio is the geometric mean of the elements' ratios.
 """
 
 import hashlib

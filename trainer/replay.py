@@ -37,7 +37,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Step:
-    """One window step of g * N members. transition and velocity: (g * N, C, L). log_prob: (g, N). dt: size of the step."""
+    """One window step of g * N members. transition, velocity: (g * N, C, L). log_prob: (g, N). dt: the step's size."""
 
     transition: Transition
     velocity: Tensor
