@@ -32,10 +32,10 @@ class LoopConfig:
     """Everything a rank needs; it travels to the workers, so the paths must be readable there.
 
     model_path: the checkpoint training begins from (also the KL reference). run_dir: gets checkpoints/ and
-    metrics.jsonl. reward_weights: {dimension: weight}. max_staleness: the coordinator's.
-    evaluate: (model holding the average, version) to {dimension: score}; runs on rank 0 every learner.eval_every iterations and must survive pickling if there are
-    workers. on_iteration: gets each metrics record in the driver. stop: asked in the driver; ends the run after
-    the current iteration.
+    metrics.jsonl. reward_weights: {dimension: weight}. max_staleness: the coordinator's. evaluate: (model holding the
+    average, version) to {dimension: score}; runs on rank 0 every learner.eval_every iterations and must survive
+    pickling if there are workers. on_iteration: gets each metrics record in the driver. stop: asked in the driver; ends
+    the run after the current iteration.
     """
 
     seed: int
