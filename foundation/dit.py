@@ -16,6 +16,7 @@ from foundation.attention import CrossAttention, LayerNorm, RotaryEmbedding, Sel
 from foundation.conditioners import EmbeddingMLP, resample_time
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
+from foundation.errors import SamplingError
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,14 @@ class DiffusionTransformer(nn.Module):
         return Prepared(tuple(k for k, _ in pairs), tuple(v for _, v in pairs), stream, cfg_scale)
 
     def forward(self, x: Tensor, t: Tensor, prepared: Prepared) -> Tensor:
-        """State (B, C, L), noise level (B,) or (1,) to the velocity (B, C, L); guided when cfg_scale is not 1."""
+        """State (B, C, L), noise level (B,) or (1,) to the velocity (B, C, L); guided when cfg_scale is not 1.
+
+        Raises SamplingError when `prepared` is not of B clips.
+        """
+        if len(prepared) != x.shape[0]:
+            raise SamplingError(
+                f"{x.shape[0]} states came with conditions of {len(prepared)} clips; repeat or tile the conditions first."
+            )
         guided = prepared.nfe == 2
         time = self.to_timestep_embed(self.timestep_features(t))
         tokens = x.transpose(1, 2)

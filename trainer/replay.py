@@ -73,9 +73,9 @@ class Replay:
         return Step(found, velocity, log_prob.view(-1, self.config.group_size), sigma - sigma_next)
 
     def _first(self, sigma: float) -> Tensor:
-        branches = self.config.branches
+        branches, members = self.config.branches, self.config.group_size
         opening = self.stack.states[0].flatten(0, 1)[::branches]
-        return self._velocity(opening, sigma, self.config.noises).repeat_interleave(branches, dim=0)
+        return self._velocity(opening, sigma, members // branches).repeat_interleave(branches, dim=0)
 
     def _later(self) -> Tensor:
         if self.later is None:
