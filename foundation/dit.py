@@ -212,7 +212,7 @@ class DiffusionTransformer(nn.Module):
         """
         if len(prepared) != x.shape[0]:
             raise SamplingError(
-                f"{x.shape[0]} states came with conditions of {len(prepared)} clips; repeat or tile the conditions first."
+                f"{x.shape[0]} states came with conditions of {len(prepared)} clips; repeat or tile the conditions."
             )
         guided = prepared.nfe == 2
         time = self.to_timestep_embed(self.timestep_features(t))
