@@ -78,6 +78,7 @@ class ExperienceBuffer:
         self._stop = False
         self._stopped_at: int | None = None
         self._failure: str | None = None
+        self._notes: dict[int, str] = {}
         self._metrics = BufferMetrics()
         self._changed = asyncio.Condition()
 
@@ -110,9 +111,25 @@ class ExperienceBuffer:
         await self._notify()
         return answers
 
-    async def drop(self, iteration: int, indices: list[int], reason: str, epoch: int = 0) -> None:
-        """Settle groups of an iteration as dropped (their rewards are missing, say)."""
-        await self._settle(self._ledger.drop, iteration, indices, reason, epoch)
+    async def replace(self, iteration: int, successors: dict[int, int], reason: str, epoch: int = 0) -> list[int]:
+        """Drop groups of an iteration and expect others in their place, {index: index of its replacement}.
+
+        One step, so that the iteration never looks complete in between. Returns the indices that were replaced: not
+        those settled or accepted before, and none after a rewind.
+        """
+        if epoch != self._epoch:
+            return []
+        return [index for index, other in successors.items() if self._ledger.replace(iteration, index, other, reason)]
+
+    async def drop(self, iteration: int, indices: list[int], reason: str, epoch: int = 0, note: str = "") -> None:
+        """Settle groups of an iteration as dropped (their rewards are missing, say), unless they were accepted.
+
+        note: what the learner is told should no group of the iteration survive.
+        """
+        if note and epoch == self._epoch:
+            self._notes[iteration] = note
+        pending = [index for index in indices if (iteration, index) not in self._held]
+        await self._settle(self._ledger.drop, iteration, pending, reason, epoch)
 
     async def lose(self, iteration: int, indices: list[int], reason: str, epoch: int = 0) -> None:
         """Settle groups of an iteration as lost (no rollout actor could produce them)."""
@@ -135,10 +152,11 @@ class ExperienceBuffer:
             self._stopped_at = iteration
             return Batch(iteration, lease="", stop=True)
         if self._ledger.barren(iteration):
+            dropped, lost = (self._ledger.reasons(iteration, state) for state in ("dropped", "lost"))
             raise ExperienceError(
-                f"Not one group of iteration {iteration} survived: dropped "
-                f"{self._ledger.reasons(iteration, 'dropped')}, lost {self._ledger.reasons(iteration, 'lost')}; see "
-                "the logs of the reward and rollout actors."
+                self._notes.get(iteration)
+                or f"Not one group of iteration {iteration} survived: dropped {dropped}, lost {lost}; see the logs of "
+                "the reward and rollout actors."
             )
         lease = self._lease_for(iteration, world)
         held = [self._held[key] for key in sorted(self._held) if key[0] == iteration]
@@ -179,6 +197,7 @@ class ExperienceBuffer:
             self._lease = None
         self._stopped_at = None
         self._failure = None
+        self._notes = {number: note for number, note in self._notes.items() if number < iteration}
         self._epoch += 1
         await self._notify()
         return self._epoch

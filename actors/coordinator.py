@@ -11,16 +11,18 @@ from ray.exceptions import RayError
 
 from actors.clock import BusyClock
 from actors.config import RolloutConfig
-from actors.messages import Admission, GroupInfo, IterationRecord, Prompt, RolloutTask
+from actors.flat import FLAT, flatness, nothing_varies
+from actors.messages import Admission, IterationRecord, Prompt, RolloutTask
 from actors.metrics import RolloutMetrics
 from actors.missing import rejection
 from actors.pool import Produced, TaskLostError, WorkerPool
 from actors.progress import Progress
-from actors.schedule import admissible, choose_prompts, split
+from actors.schedule import admissible, prompts_of, split
 from rewards_service.scores import Reference, Scores
 from settings import PrismError
 from trainer.config import AlgorithmConfig
-from trainer.windows import window
+from trainer.group import Window
+from trainer.windows import SpreadHistory, window
 
 _RATE_WINDOW_S = 10.0
 _ROOM_POLL_S = 0.1
@@ -49,24 +51,36 @@ class Rewards(Protocol):
 class RunPlan:
     """What a run samples. iterations: the whole run's; nothing is sampled for later ones.
 
-    missing: what becomes of a group with missing scores (`actors.missing`). max_missing_share: of one iteration's
-    scores; with more missing the run stops.
+    weights: of the reward dimensions; those with one decide what is flat. missing: what becomes of a group with missing
+    scores (`actors.missing`). max_missing_share: of one iteration's scores; with more missing the run stops.
     """
 
     seed: int
     iterations: int
     algorithm: AlgorithmConfig
     rollout: RolloutConfig
+    weights: Mapping[str, float]
     missing: Literal["drop", "mask"] = "drop"
     max_missing_share: float = 0.5
     rpc_deadline_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks of one iteration share. announced: the buffer expects it. previous: the iteration before."""
+
+    progress: Progress
+    announced: asyncio.Future
+    previous: asyncio.Task | None
+    tasks: asyncio.TaskGroup
 
 
 class Coordinator:
     """Plain async class; start it with `ray.remote`. Idle until the learner's first `rewind` or `advance`.
 
     As caller of the rollout actors it owns their waveforms, so those outlive the actor that made them. Everything it
-    decides is a function of (seed, iteration); what happens in which order does not change any group.
+    decides is a function of (seed, iteration) and of what was scored; what happens in which order does not change any
+    group. A group whose rewards are flat is dropped, and another prompt is sampled in its place.
     """
 
     def __init__(
@@ -88,6 +102,7 @@ class Coordinator:
         self._version = -1
         self._epoch = 0
         self._next = 0
+        self._spreads = self._unmeasured(0)
         self._stop = False
         self._error = ""
         self._running: dict[int, asyncio.Task] = {}
@@ -101,22 +116,33 @@ class Coordinator:
         """Wait until every rollout actor has built its model. Raises PoolError when one cannot."""
         await self._pool.start()
 
-    async def advance(self, version: int) -> None:
-        """The learner finished `version` iterations and published its weights under that number. Idempotent."""
+    async def advance(self, version: int, spreads: Mapping[int, float] | None = None) -> None:
+        """The learner finished `version` iterations and published its weights under that number. Idempotent.
+
+        spreads: what it measured so far (`trainer.windows`); None when it measures nothing. Raises ObjectiveError when
+        windows that may start now need the spreads of a version that was left out.
+        """
         if self._version < 0:
             self._next = version
+            self._spreads = self._unmeasured(version)
+        if version > self._version:
+            self._spreads.put(version, spreads or {})
         self._version = max(self._version, version)
         self._metrics.version(self._version)
         self._admit()
 
-    async def rewind(self, iteration: int) -> None:
-        """The learner (re)starts at `iteration`, whose weights are published: abandon it and all later ones."""
+    async def rewind(self, iteration: int, states: Mapping[int, Mapping[int, float]] | None = None) -> None:
+        """The learner (re)starts at `iteration`, whose weights are published: abandon it and all later ones.
+
+        states: the learner's spreads by version (`trainer.windows.SpreadHistory.states`); None when it has none.
+        """
         running = [task for number, task in self._running.items() if number >= iteration]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         self._epoch = await self._call(self._buffer.rewind.remote(iteration))
         self._records = {number: record for number, record in self._records.items() if number < iteration}
+        self._spreads = self._unmeasured(iteration) if states is None else SpreadHistory(self._spreads.lag, states)
         self._version = self._next = iteration
         self._error = ""
         self._metrics.version(iteration)
@@ -169,13 +195,19 @@ class Coordinator:
             and self._next < self._plan.iterations
             and admissible(self._next, self._version, staleness)
         ):
+            chosen = window(self._plan.seed, self._next, self._plan.algorithm, self._spreads.at(self._next))
             previous = self._running.get(self._next - 1)
-            self._running[self._next] = asyncio.ensure_future(self._run(self._next, previous))
+            self._running[self._next] = asyncio.ensure_future(self._run(self._next, chosen, previous))
             self._next += 1
 
-    async def _run(self, iteration: int, previous: asyncio.Task | None) -> None:
+    def _unmeasured(self, version: int) -> SpreadHistory:
+        """The history of a learner that stands at `version` and has measured nothing."""
+        lag = self._plan.rollout.max_staleness
+        return SpreadHistory(lag, {known: {} for known in range(max(0, version - lag), version + 1)})
+
+    async def _run(self, iteration: int, chosen: Window, previous: asyncio.Task | None) -> None:
         try:
-            await self._iterate(iteration, previous)
+            await self._iterate(iteration, chosen, previous)
         except (PrismError, RayError, TimeoutError) as error:
             await self._fail(f"Iteration {iteration} could not be sampled: {error or type(error).__name__}")
         except Exception as error:
@@ -184,32 +216,13 @@ class Coordinator:
         finally:
             self._running.pop(iteration, None)
 
-    async def _iterate(self, iteration: int, previous: asyncio.Task | None) -> None:
-        algorithm = self._plan.algorithm
-        chosen = choose_prompts(self._plan.seed, iteration, algorithm.prompts, len(self._prompts))
-        prompts = [self._prompts[place] for place in chosen]
-        progress = Progress(
-            self._epoch, window(self._plan.seed, iteration, algorithm), algorithm.prompts * algorithm.group_size
-        )
-        announced = asyncio.ensure_future(
-            self._call(self._buffer.expect.remote(iteration, len(prompts), progress.epoch))
-        )
-        parts = split([prompt.shape for prompt in prompts], self._plan.rollout.prompts_per_task)
-        tasks = [
-            RolloutTask(
-                iteration=iteration,
-                version=self._version,
-                window=progress.window,
-                indices=part,
-                prompts=tuple(prompts[index] for index in part),
-                seed=self._plan.seed,
-            )
-            for part in parts
-        ]
+    async def _iterate(self, iteration: int, chosen: Window, previous: asyncio.Task | None) -> None:
+        slots = self._plan.algorithm.prompts
+        progress = Progress(self._epoch, chosen, slots * self._plan.algorithm.group_size)
+        announced = asyncio.ensure_future(self._call(self._buffer.expect.remote(iteration, slots, progress.epoch)))
         try:
-            async with asyncio.TaskGroup() as group:
-                for task in tasks:
-                    group.create_task(self._produce(task, progress, announced, previous))
+            async with asyncio.TaskGroup() as tasks:
+                self._send(iteration, range(slots), _Work(progress, announced, previous, tasks))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         if not progress.groups:
@@ -217,9 +230,23 @@ class Coordinator:
         self._records[iteration] = progress.record(iteration)
         self._metrics.iteration(self._records[iteration])
 
-    async def _produce(
-        self, task: RolloutTask, progress: Progress, announced: asyncio.Future, previous: asyncio.Task | None
-    ) -> None:
+    def _send(self, iteration: int, indices: Sequence[int], work: _Work) -> None:
+        """Start the tasks of these groups: as many prompts in one as have a common shape and rollout allows."""
+        plan = self._plan
+        places = prompts_of(plan.seed, iteration, indices, plan.algorithm.prompts, len(self._prompts))
+        prompts = [self._prompts[place] for place in places]
+        for part in split([prompt.shape for prompt in prompts], plan.rollout.prompts_per_task):
+            task = RolloutTask(
+                iteration=iteration,
+                version=self._version,
+                window=work.progress.window,
+                indices=tuple(indices[place] for place in part),
+                prompts=tuple(prompts[place] for place in part),
+                seed=plan.seed,
+            )
+            work.tasks.create_task(self._produce(task, work))
+
+    async def _produce(self, task: RolloutTask, work: _Work) -> None:
         """Take one task from prompts to the buffer, which learns of the iteration meanwhile.
 
         Sampled anew when its groups were lost with the machine that held them.
@@ -227,32 +254,59 @@ class Coordinator:
         reason = ""
         for _ in range(self._plan.rollout.max_attempts):
             try:
-                with self._rollout.running(), progress.rollout.running():
+                with self._rollout.running(), work.progress.rollout.running():
                     done = await self._pool.run(task, lambda: self._version)
             except TaskLostError as error:
                 reason = str(error)
                 break
-            self._count(done, progress)
-            await self._score(task, done, progress)
-            await announced
-            if previous is not None:
+            self._count(done, work.progress)
+            refused = await self._score(task, done, work.progress)
+            await work.announced
+            await self._refill(task.iteration, refused, work)
+            if work.previous is not None:
                 # In order of iterations, so that a full buffer never holds only what the learner does not want yet.
-                await asyncio.wait([previous])
-            if await self._deliver(task.iteration, done, progress):
+                await asyncio.wait([work.previous])
+            if await self._deliver(task.iteration, done, refused, work.progress):
                 return
             reason = "the machine that held it is gone"
-        await announced
+        await work.announced
         self._metrics.lost(reason, len(task.prompts))
-        await self._call(self._buffer.lose.remote(task.iteration, list(task.indices), reason, progress.epoch))
+        await self._call(self._buffer.lose.remote(task.iteration, list(task.indices), reason, work.progress.epoch))
 
-    async def _score(self, task: RolloutTask, done: Produced, progress: Progress) -> None:
+    async def _score(self, task: RolloutTask, done: Produced, progress: Progress) -> dict[int, str]:
+        """Score a task's groups; returns why some of them may not be trained on, by index."""
         references = [prompt.reference for prompt in task.prompts]
         with self._reward.running(), progress.reward.running():
             scores = await self._rewards.score_all(
                 done.waveforms, done.result.sample_rate, references, members=done.result.members
             )
-        progress.score(done.result.groups, scores)
+        groups = done.result.groups
+        progress.score(groups, scores)
+        plan = self._plan
+        refused = {
+            group.index: rejection(group.rewards, plan.missing) or flatness(group.rewards, plan.weights, plan.algorithm)
+            for group in groups
+        }
+        progress.flat |= {group.index: group for group in groups if refused[group.index] == FLAT}
+        progress.replaced |= self._successors(refused).keys()
         self._check_missing(progress)
+        return {index: reason for index, reason in refused.items() if reason}
+
+    def _successors(self, refused: Mapping[int, str]) -> dict[int, int]:
+        """Flat groups that may be replaced, with their replacements."""
+        slots, refills = self._plan.algorithm.prompts, self._plan.algorithm.refills
+        return {index: index + slots for index, why in refused.items() if why == FLAT and index < slots * refills}
+
+    async def _refill(self, iteration: int, refused: Mapping[int, str], work: _Work) -> None:
+        """Drop flat groups and sample others in their place; the buffer never sees the one without the other."""
+        successors = self._successors(refused)
+        if not successors:
+            return
+        replaced = await self._call(self._buffer.replace.remote(iteration, successors, FLAT, work.progress.epoch))
+        work.progress.refilled += len(replaced)
+        self._metrics.refilled(len(replaced))
+        self._metrics.dropped(FLAT, len(replaced))
+        self._send(iteration, [successors[index] for index in replaced], work)
 
     def _check_missing(self, progress: Progress) -> None:
         """Called before delivery, so that the learner never trains on an iteration beyond the limit."""
@@ -262,18 +316,16 @@ class Coordinator:
                 f"rewards.max_missing_share = {self._plan.max_missing_share:g} allows; last reason: {progress.reason}."
             )
 
-    async def _deliver(self, iteration: int, done: Produced, progress: Progress) -> bool:
+    async def _deliver(self, iteration: int, done: Produced, refused: Mapping[int, str], progress: Progress) -> bool:
         """Hand groups to the buffer or drop them; False when their arrays are gone and they must be sampled again."""
-        kept: list[GroupInfo] = []
-        rejected: dict[str, list[int]] = {}
-        for group in done.result.groups:
-            reason = rejection(group.rewards, self._plan.missing)
-            rejected.setdefault(reason, []).append(group.index)
-            kept += [] if reason else [group]
-        for reason, indices in rejected.items():
-            if reason:
-                self._metrics.dropped(reason, len(indices))
-                await self._call(self._buffer.drop.remote(iteration, indices, reason, progress.epoch))
+        kept = [group for group in done.result.groups if group.index not in refused]
+        dropped: dict[str, list[int]] = {}
+        for index in refused.keys() - self._successors(refused).keys():
+            dropped.setdefault(refused[index], []).append(index)
+        for reason, indices in dropped.items():
+            note = self._hopeless(iteration, progress) if reason == FLAT else ""
+            self._metrics.dropped(reason, len(indices))
+            await self._call(self._buffer.drop.remote(iteration, sorted(indices), reason, progress.epoch, note))
         while kept:
             # Read before the call: the learner frees an iteration before it advances past it.
             needed = self._version >= iteration
@@ -290,6 +342,14 @@ class Coordinator:
             if kept:
                 await asyncio.sleep(_ROOM_POLL_S)
         return True
+
+    def _hopeless(self, iteration: int, progress: Progress) -> str:
+        """What to tell the learner once every slot ended with a flat group; "" before that."""
+        algorithm = self._plan.algorithm
+        spent = sum(index >= algorithm.prompts * algorithm.refills for index in progress.flat)
+        if spent < algorithm.prompts or progress.groups:
+            return ""
+        return nothing_varies(iteration, progress.flat.values(), self._plan.weights, algorithm)
 
     def _count(self, done: Produced, progress: Progress) -> None:
         groups, samples, nfe = len(done.result.groups), done.result.samples, done.result.nfe

@@ -15,7 +15,8 @@ class LedgerError(PrismError):
 
 @dataclass
 class _Iteration:
-    states: list[State]
+    first: int
+    states: dict[int, State]
     counts: Counter = field(default_factory=Counter)
     reasons: dict[str, Counter] = field(default_factory=lambda: {"dropped": Counter(), "lost": Counter()})
     admitted: int = 0
@@ -30,7 +31,8 @@ class Ledger:
     """State of every group of every iteration.
 
     pending -> accepted -> trained, pending -> dropped | lost, accepted -> dropped. The final states never change, so a
-    result that arrives twice counts once. `base` holds the totals of an earlier run that this one continues.
+    result that arrives twice counts once. A replacement is a group of its own, submitted when the one it stands in for
+    is dropped. `base` holds the totals of an earlier run that this one continues.
     """
 
     def __init__(self, base: dict | None = None) -> None:
@@ -41,9 +43,27 @@ class Ledger:
         """Submit an iteration of `count` groups; repeating it changes nothing, changing `count` raises LedgerError."""
         known = self._iterations.get(iteration)
         if known is None:
-            self._iterations[iteration] = _Iteration(["pending"] * count, Counter(pending=count))
-        elif len(known.states) != count:
-            raise LedgerError(f"Iteration {iteration} was submitted with {len(known.states)} groups, now with {count}.")
+            self._iterations[iteration] = _Iteration(
+                count, dict.fromkeys(range(count), "pending"), Counter(pending=count)
+            )
+        elif known.first != count:
+            raise LedgerError(f"Iteration {iteration} was submitted with {known.first} groups, now with {count}.")
+
+    def replace(self, iteration: int, index: int, successor: int, reason: str) -> bool:
+        """Drop a pending group and submit its replacement in one step, so that the iteration stays incomplete.
+
+        Returns whether it was done: not for a group that is no longer pending. Raises LedgerError when there is a group
+        `successor` already.
+        """
+        entry = self._of(iteration, index)
+        if entry.states[index] != "pending":
+            return False
+        if successor in entry.states:
+            raise LedgerError(f"Group {successor} of iteration {iteration} was submitted before.")
+        self._settle(iteration, index, "dropped", reason)
+        entry.states[successor] = "pending"
+        entry.counts["pending"] += 1
+        return True
 
     def knows(self, iteration: int) -> bool:
         """Whether the iteration was submitted (and not rewound)."""
@@ -82,15 +102,15 @@ class Ledger:
 
     def barren(self, iteration: int) -> bool:
         """Whether every group of the iteration was dropped or lost."""
-        counts = self._of(iteration).counts
-        return counts["dropped"] + counts["lost"] == len(self._of(iteration).states)
+        entry = self._of(iteration)
+        return entry.counts["dropped"] + entry.counts["lost"] == len(entry.states)
 
     def open_groups(self) -> list[tuple[int, int]]:
         """(iteration, index) of every group that is pending or accepted."""
         return [
             (number, index)
             for number, entry in self._iterations.items()
-            for index, state in enumerate(entry.states)
+            for index, state in entry.states.items()
             if state in ("pending", "accepted")
         ]
 
@@ -141,6 +161,6 @@ class Ledger:
 
     def _of(self, iteration: int, index: int = 0) -> _Iteration:
         entry = self._iterations.get(iteration)
-        if entry is None or not 0 <= index < len(entry.states):
+        if entry is None or index not in entry.states:
             raise LedgerError(f"Group {index} of iteration {iteration} was never submitted.")
         return entry

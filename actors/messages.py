@@ -30,7 +30,7 @@ class Prompt:
 class RolloutTask:
     """One call to a rollout actor: prompts of one iteration whose clips have the same length and token counts.
 
-    version: the weights to sample with. indices: places of the prompts within the iteration's batch.
+    version: the weights to sample with. indices: of the groups within their iteration (`actors.schedule`).
     A task that is sent again keeps its indices, so its groups keep their ids and their noise; its version may be newer.
     """
 
@@ -131,7 +131,7 @@ class IterationRecord:
     groups: accepted. samples, nfe: sampled, whether or not their groups were accepted. missing: scores, per dimension.
     reward, reward_std: per dimension, mean over the accepted samples and mean within-group standard deviation.
     seconds: wall time with at least one rollout ("rollout") or score call ("reward") of this iteration in flight.
-    staleness: iteration minus the version of the weights it was sampled with.
+    staleness: iteration minus the version of the weights it was sampled with. refilled: flat groups that were replaced.
     """
 
     iteration: int
@@ -146,3 +146,4 @@ class IterationRecord:
     missing: dict[str, int]
     seconds: dict[str, float]
     resubmitted: int
+    refilled: int

@@ -14,6 +14,7 @@ class RolloutMetrics:
         self._nfe = Counter("prism_nfe_total", "Velocity evaluations of sampling; a guided pair counts two.")
         self._lost = Counter("prism_groups_lost_total", "Groups no rollout actor could produce.", tag_keys=("reason",))
         self._dropped = Counter("prism_groups_dropped_total", "Groups dropped before training.", tag_keys=("reason",))
+        self._refilled = Counter("prism_groups_refilled_total", "Flat groups replaced by a group of another prompt.")
         self._resubmitted = Counter("prism_rollouts_resubmitted_total", "Rollout calls sent again after a failure.")
         self._staleness = Gauge("prism_staleness", "Versions between sampling and training of the last iteration.")
         self._version = Gauge("prism_version", "Iterations the learner has finished.")
@@ -34,6 +35,10 @@ class RolloutMetrics:
     def dropped(self, reason: str, groups: int) -> None:
         """Count groups that are complete but not trained on."""
         self._dropped.inc(groups, {"reason": reason[:60]})
+
+    def refilled(self, groups: int) -> None:
+        """Count flat groups that are replaced."""
+        self._refilled.inc(groups)
 
     def version(self, version: int) -> None:
         """Note the learner's version."""

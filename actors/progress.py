@@ -15,15 +15,20 @@ from trainer.group import Window
 class Progress:
     """What has happened so far. epoch: the buffer's rewinds so far, sent with every call about this iteration.
 
-    samples_expected: of the whole iteration. missing: missing scores per dimension; reason: of one of them.
+    samples_expected: of the groups the iteration ends with, one per slot. gaps: missing scores per dimension by group
+    index; reason: of one of them. flat: groups whose rewards do not vary, by index. replaced: indices of those that
+    another group stands in for; refilled: how many the buffer took note of.
     """
 
     epoch: int
     window: Window
     samples_expected: int
     groups: list[GroupInfo] = field(default_factory=list)
-    missing: dict[str, int] = field(default_factory=dict)
+    gaps: dict[int, dict[str, int]] = field(default_factory=dict)
     reason: str = ""
+    flat: dict[int, GroupInfo] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
+    refilled: int = 0
     samples: int = 0
     nfe: int = 0
     resubmitted: int = 0
@@ -33,15 +38,29 @@ class Progress:
     def score(self, groups: list[GroupInfo], scores: Mapping[str, Scores]) -> None:
         """Give each group its row of every dimension and count what is missing."""
         for name, scored in scores.items():
-            self.missing[name] = self.missing.get(name, 0) + int(np.isnan(scored.values).sum())
             self.reason = next(iter(scored.missing.values()), self.reason)
             for group, row in zip(groups, scored.values, strict=True):
                 group.rewards[name] = np.asarray(row, dtype=np.float64)
+                self.gaps.setdefault(group.index, {})[name] = int(np.isnan(row).sum())
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Missing scores per dimension, of all groups."""
+        total: dict[str, int] = {}
+        for gaps in self.gaps.values():
+            for name, count in gaps.items():
+                total[name] = total.get(name, 0) + count
+        return total
 
     @property
     def missing_share(self) -> float:
-        """Share of all the iteration's scores that are known to be missing so far."""
-        return sum(self.missing.values()) / (self.samples_expected * max(1, len(self.missing)))
+        """Share of all scores of the iteration's final groups that are known to be missing so far.
+
+        A replaced group counts neither above nor below the line. So the share can only grow while the iteration runs,
+        and whether it ends too high does not depend on which task finishes first.
+        """
+        missing = sum(sum(gaps.values()) for index, gaps in self.gaps.items() if index not in self.replaced)
+        return missing / (self.samples_expected * max(1, len(self.missing)))
 
     def record(self, iteration: int) -> IterationRecord:
         """The summary, once every group is delivered or settled; needs at least one accepted group."""
@@ -58,9 +77,10 @@ class Progress:
             nfe=self.nfe,
             reward={name: _mean(table) for name, table in tables.items()},
             reward_std={name: _mean(np.array([_std(row) for row in table])) for name, table in tables.items()},
-            missing=dict(self.missing),
+            missing=self.missing,
             seconds={"rollout": self.rollout.seconds, "reward": self.reward.seconds},
             resubmitted=self.resubmitted,
+            refilled=self.refilled,
         )
 
 

@@ -180,6 +180,7 @@ def _launch(recipe: TrainRecipe, folder: RunFolder, names: ActorNames, model: st
         iterations=recipe.learner.iterations,
         algorithm=recipe.algorithm,
         rollout=recipe.rollout,
+        weights=recipe.rewards.weights,
         missing=recipe.rewards.missing,
         max_missing_share=recipe.rewards.max_missing_share,
         rpc_deadline_s=recipe.buffer.rpc_deadline_s,

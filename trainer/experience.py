@@ -1,7 +1,7 @@
 """The learner's side of its conversation with buffer, weight store and coordinator: every call has a deadline."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,10 +50,19 @@ class Experience:
         self._weights = _find(names.weights, names.namespace)
         self._coordinator = _find(names.coordinator, names.namespace)
 
-    def begin(self, version: int, params: dict[str, np.ndarray], checksum: str) -> None:
-        """Publish the weights training starts from and let sampling (re)start at that iteration."""
+    def begin(
+        self,
+        version: int,
+        params: dict[str, np.ndarray],
+        checksum: str,
+        states: Mapping[int, Mapping[int, float]] | None = None,
+    ) -> None:
+        """Publish the weights training starts from and let sampling (re)start at that iteration.
+
+        states: `trainer.windows.SpreadHistory.states`, from which the coordinator takes the windows to come.
+        """
         self._call(self._weights.publish.remote(version, params, checksum), "publish weights")
-        self._call(self._coordinator.rewind.remote(version), "rewind the coordinator")
+        self._call(self._coordinator.rewind.remote(version, states), "rewind the coordinator")
 
     def take(self, iteration: int, rank: int, world: int, stop: Callable[[], bool] = lambda: False) -> Any:
         """This rank's shard of an iteration (`actors.messages.Batch`); asks for a stop as soon as `stop()` is true.
@@ -80,8 +89,18 @@ class Experience:
         """The packs of groups behind a batch's refs."""
         return self._call_all(refs, "fetch the groups of a batch")
 
-    def finish(self, lease: str, version: int, params: dict[str, np.ndarray], checksum: str) -> None:
-        """After an optimiser step: publish the new weights, acknowledge the batch, let the coordinator go on."""
+    def finish(
+        self,
+        lease: str,
+        version: int,
+        params: dict[str, np.ndarray],
+        checksum: str,
+        spreads: Mapping[int, float] | None = None,
+    ) -> None:
+        """After an optimiser step: publish the new weights, acknowledge the batch, let the coordinator go on.
+
+        spreads: of this version, for the coordinator's `SpreadHistory`.
+        """
         published = self._weights.publish.remote(version, params, checksum)
         acknowledged = self._buffer.ack.remote(lease)
         self._call(published, "publish weights")
@@ -90,7 +109,7 @@ class Experience:
                 f"The lease {lease} ran out before its batch was trained and somebody else took the batch; raise "
                 "buffer.lease_s above the time of one iteration."
             )
-        self._call(self._coordinator.advance.remote(version), "advance the coordinator")
+        self._call(self._coordinator.advance.remote(version, spreads), "advance the coordinator")
 
     def request_stop(self) -> None:
         """Let the run end at the next batch that no rank has yet."""

@@ -41,6 +41,7 @@ def describe(
         "dropped": dict(taken.dropped),
         "lost": dict(taken.lost),
         "resubmitted": record.resubmitted if record is not None else None,
+        "refilled": record.refilled if record is not None else None,
     }
 
 

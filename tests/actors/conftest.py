@@ -1,7 +1,7 @@
 """A learner without a model, and runs that end with their test."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import ray
 from actors.config import BufferConfig, RolloutConfig
 from actors.coordinator import RunPlan
 from actors.launch import ActorNames, RunActors, launch
-from tests.actors.fakes import MEMBERS, FakeGenerator, FakeRewards, checksum_of, make_prompts
+from tests.actors.fakes import MEMBERS, WEIGHTS, FakeGenerator, FakeRewards, checksum_of, make_prompts
 from trainer.config import AlgorithmConfig
 
 DEADLINE_S = 60
@@ -85,6 +85,7 @@ def start(ray_session: str, tmp_path: Path) -> Iterator[Callable[..., Run]]:
         buffer: BufferConfig | None = None,
         missing: str = "drop",
         max_missing_share: float = 0.5,
+        weights: Mapping[str, float] = WEIGHTS,
         **rollout: Any,
     ) -> Run:
         plan = RunPlan(
@@ -92,6 +93,7 @@ def start(ray_session: str, tmp_path: Path) -> Iterator[Callable[..., Run]]:
             iterations=iterations,
             algorithm=AlgorithmConfig(prompts=batch, group_size=MEMBERS),
             rollout=RolloutConfig(**{"num_cpus": 0.1, "prompts_per_task": 2, "deadline_s": 30.0} | rollout),
+            weights=weights,
             missing=missing,  # type: ignore[arg-type]
             max_missing_share=max_missing_share,
         )

@@ -1,8 +1,10 @@
 """Stand-ins that Ray workers can import: a generator without a model, and rewards with injected faults."""
 
+import asyncio
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trainer.group import Group, Window
 
 MEMBERS = 4
 DIMENSIONS = ("semantic", "temporal", "aesthetic", "spatial")
+WEIGHTS: dict[str, float] = dict.fromkeys(DIMENSIONS, 1.0)
 PARAMS = {"weight": np.ones(3, dtype=np.float32)}
 
 
@@ -47,6 +50,7 @@ def make_group(iteration: int, index: int, version: int = 0, size: int = 8) -> G
         sigmas=np.linspace(1, 0, 3),
         conditions={"video": np.zeros((1, 1), dtype=np.float32)},
         latents=np.full((2, MEMBERS, 1, size), 100 * iteration + index, dtype=np.float32),
+        means=np.zeros((1, MEMBERS, 1, size), dtype=np.float32),
         log_probs=np.zeros((1, MEMBERS), dtype=np.float32),
         nfe_rollout=5,
         rewards={name: np.linspace(0, 1, MEMBERS) for name in DIMENSIONS},
@@ -95,6 +99,11 @@ class FakeGenerator:
                 raise RuntimeError("a trap was set")
 
 
+def spread(marks: np.ndarray) -> np.ndarray:
+    """Scores of (G, N) marks that differ between groups, and between the members of each."""
+    return np.clip(marks / 10_000, 0, 1) + 0.01 * np.arange(marks.shape[1])
+
+
 class MarkScorer:
     """The body of a reward replica: scores like FakeRewards, slowly enough to be killed in between."""
 
@@ -102,7 +111,7 @@ class MarkScorer:
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False
     ) -> Scores:
         time.sleep(0.1)
-        return Scores(np.clip(waveforms[:, :, 0, 0].astype(np.float64) % 10_000 / 10_000, 0, 1))
+        return Scores(spread(waveforms[:, :, 0, 0].astype(np.float64) % 10_000))
 
     def pid(self) -> int:
         return os.getpid()
@@ -110,10 +119,15 @@ class MarkScorer:
 
 @dataclass
 class FakeRewards:
-    """Scores each sample from its waveform, and leaves out what `gaps` names: (dimension, first latent value)."""
+    """Scores each sample from its waveform.
+
+    gaps: (dimension, mark) of groups that lack a score. flat: clips or marks of groups whose members all score alike.
+    delays: seconds that a call takes which scores the group of that mark.
+    """
 
     gaps: tuple[tuple[str, float], ...] = ()
-    seen: list[float] | None = None
+    flat: Collection[str | float] = ()
+    delays: Mapping[float, float] = field(default_factory=dict)
 
     async def score_all(
         self,
@@ -126,9 +140,13 @@ class FakeRewards:
         heard = await waveforms
         assert heard.shape[:2] == (len(references), members)
         marks = heard[:, :, 0, 0].astype(np.float64) % 10_000
+        await asyncio.sleep(max(self.delays.get(mark, 0.0) for mark in marks[:, 0]))
+        flat = [
+            ref.clip_id in self.flat or mark in self.flat for ref, mark in zip(references, marks[:, 0], strict=True)
+        ]
         scores = {}
         for name in DIMENSIONS:
-            values = np.clip(marks / 10_000, 0, 1)
+            values = np.where(np.array(flat)[:, None], 0.5, spread(marks))
             holes = {(g, 0): "gap" for g in range(len(values)) if (name, marks[g, 0]) in self.gaps}
             for place in holes:
                 values[place] = np.nan

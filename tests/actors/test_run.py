@@ -77,8 +77,9 @@ def test_reward_replicas_killed_from_outside_cost_nothing(start: Start) -> None:
         name: [ray.remote(MarkScorer).options(num_cpus=0.1, max_restarts=-1, max_task_retries=0).remote()]
         for name in ("temporal", "spatial")
     }
+    weights = dict.fromkeys(replicas, 1.0)
     pids: Any = [ray.get(handles[0].pid.remote(), timeout=60) for handles in replicas.values()]
-    run = start(iterations=4, rewards=partial(RewardClient, replicas, deadline_s=60.0))
+    run = start(iterations=4, rewards=partial(RewardClient, replicas, deadline_s=60.0), weights=weights)
     run.begin()
     for iteration in range(4):
         if iteration in (1, 2):

@@ -72,7 +72,7 @@ def start_actors(
 ) -> RunActors:
     """The actors of one run."""
     rollout = RolloutConfig(num_cpus=0.5, prompts_per_task=2, deadline_s=60, max_staleness=staleness)
-    plan = RunPlan(seed=SEED, iterations=iterations, algorithm=config, rollout=rollout)
+    plan = RunPlan(seed=SEED, iterations=iterations, algorithm=config, rollout=rollout, weights=WEIGHTS)
     names = ActorNames(name, namespace)
     build: Any = partial(build_generator, config)
     return launch(names, plan, prompts(), build, ToyRewards, BufferConfig(), base)

@@ -33,17 +33,21 @@ class Peer:
     def __init__(self, mood: str):
         self.mood = mood
         self.published: dict[int, str] = {}
+        self.measured: list[Any] = []
 
     async def publish(self, version: int, params: dict, checksum: str) -> None:
         if self.mood == "hung":
             await asyncio.sleep(60)
         self.published[version] = checksum
 
-    async def rewind(self, version: int) -> None: ...
+    async def rewind(self, version: int, states: Any) -> None:
+        self.measured.append(states)
 
-    async def advance(self, version: int) -> None: ...
+    async def advance(self, version: int, spreads: Any) -> None:
+        self.measured.append(spreads)
 
-    async def status(self) -> dict: ...
+    async def status(self) -> dict:
+        return {"measured": self.measured}
 
     async def record(self, iteration: int) -> None: ...
 
@@ -122,6 +126,15 @@ def test_a_lost_lease_stops_the_learner(peers):
         experience.finish("0:0:1", 1, {"w": np.zeros(2)}, "sum")
 
 
+def test_what_the_learner_measured_reaches_the_coordinator(peers):
+    experience, actor = peers("idle")
+    experience.begin(3, {"w": np.zeros(2)}, "sum", {2: {0: 0.1}, 3: {0: 0.2}})
+    experience.finish("3:0:1", 4, {"w": np.zeros(2)}, "sum", {0: 0.3})
+    experience.begin(4, {"w": np.zeros(2)}, "sum")
+    status: Any = ray.get(actor.status.remote(), timeout=60)
+    assert status["measured"] == [{2: {0: 0.1}, 3: {0: 0.2}}, {0: 0.3}, None]
+
+
 def test_a_record_that_never_comes_is_none(peers):
     experience, _ = peers("idle")
-    assert experience.record(3) == (None, None)
+    assert experience.record(3) == (None, {"measured": []})
