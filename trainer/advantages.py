@@ -41,7 +41,7 @@ def advantages(
     infinity where the mask says there is a score.
     """
     table, present = _checked(rewards, weights, mask)
-    weights = weights.to(table)
+    weights = torch.as_tensor(weights).to(table)
     if method == "per_reward":
         return _limit(_per_reward(table, weights, present, eps or 0.0, floor), clip)
     if method not in ("weighted_sum_group_std", "weighted_sum_global_std", "no_std"):
@@ -122,6 +122,7 @@ def _per_reward(table: Tensor, weights: Tensor, present: Tensor, eps: float, flo
 
 def _checked(rewards: Tensor, weights: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rewards as float64 with 0 for missing scores, and the (G, N, D) bool of those present."""
+    rewards, weights = torch.as_tensor(rewards), torch.as_tensor(weights)
     if rewards.dim() != 3 or weights.shape != rewards.shape[2:]:
         raise ObjectiveError(
             "Advantages need rewards of shape (groups, members, dimensions) and one weight per dimension, got "

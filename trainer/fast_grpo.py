@@ -6,7 +6,7 @@ ratio is the geometric mean of the elements' ratios.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -80,7 +80,7 @@ def window_start(
     steps: int,
     width: int,
     policy: WindowPolicy,
-    state: Mapping[int, float] | None = None,
+    state: Mapping[int, float] | Sequence[float] | None = None,
     lo: int = 0,
     hi: int | None = None,
     period: int = 1,
@@ -90,8 +90,8 @@ def window_start(
     A pure function of its arguments, the same for every rank, group and retry. policy:
     uniform: drawn anew each iteration (arXiv 2511.18833). stratified: a fresh permutation of all starts per cycle.
     fixed: lo, always. progressive: from lo on, one step further every `period` iterations, and round again (MixGRPO,
-    arXiv 2507.21802). proportional: in proportion to state, {start: spread of the rewards measured there}; starts not
-    measured yet count as the widest, and a fifth of the draws is uniform.
+    arXiv 2507.21802). proportional: in proportion to state, {start: spread of the rewards measured there} or one spread
+    per start from 0 on; starts not measured yet (absent or NaN) count as the widest; a fifth of the draws is uniform.
     Raises ObjectiveError when no start fits.
     """
     last = steps - width if hi is None else hi
@@ -108,7 +108,8 @@ def window_start(
     if policy == "uniform":
         return lo + int(draw * count)
     if policy == "proportional":
-        return lo + _pick([max((state or {}).get(lo + k, math.nan), 0.0) for k in range(count)], draw)
+        known = dict(state) if isinstance(state, Mapping) else dict(enumerate(() if state is None else state))
+        return lo + _pick([float(known.get(lo + k, math.nan)) for k in range(count)], draw)
     raise ObjectiveError(f"Unknown window policy {policy!r}.")
 
 
