@@ -1,5 +1,6 @@
 """The last step before anyone hears or scores a waveform."""
 
+import torch
 from torch import Tensor
 
 CEILING = 0.98
@@ -11,5 +12,6 @@ def limit_peak(waveforms: Tensor) -> Tensor:
     Per clip, never per batch: a loud neighbour must not change a clip's score
     (FunAudioLLM/ThinkSound:PrismAudio normalises over the whole batch).
     """
-    peak = waveforms.abs().amax(dim=(-2, -1), keepdim=True)
+    both = (-2, -1)
+    peak = torch.maximum(waveforms.amax(both, keepdim=True), -waveforms.amin(both, keepdim=True))
     return waveforms * (CEILING / peak).clamp(max=1.0)

@@ -1,7 +1,8 @@
 """The embedded codec: a training-free parametric-stereo vocoder.
 
-Per latent frame: 24 log band levels, level difference and delay between the ears, tonality. Decoding is one batched
-product of band amplitudes with fixed tone and noise carriers, overlap-added, then delayed and levelled per ear.
+Per latent frame: 24 log band levels, level difference and delay between the ears, tonality. Decoding is a batched
+product of band amplitudes with fixed tone and noise carriers, delayed by a mix of phases, levelled per ear and
+overlap-added.
 """
 
 import math
@@ -16,6 +17,7 @@ PAN_SCALE = 2.2
 MAX_LEVEL_DIFFERENCE_DB = 12.0
 MAX_DELAY_S = 10.0 / 16_000
 REACH = 40  # frames of pan smoothing on each side
+BLOCK = 4  # frames decoded at once; fewer make more calls, more leave the cache
 LATENT_NAMES = (*(f"level{i}" for i in range(BANDS)), "level_difference", "delay", "tonality")
 
 
@@ -28,7 +30,8 @@ class Vocoder(nn.Module):
     """Implements `foundation.codec.Codec`; no trained parameters, all tables are functions of the sample rate.
 
     Latents: 24 levels as (dB + 50) / 20, level difference (right over left) / 12 dB * 2.2, delay (left lags) / 10
-    samples at 16 kHz * 2.2, tonality in [-1, 1].
+    samples at 16 kHz * 2.2, tonality in [-1, 1]. carrier_frames: after how many frames the carriers repeat, a multiple
+    of BLOCK.
     """
 
     channels = BANDS + 3
@@ -117,26 +120,33 @@ class Vocoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 27, L) to (B, 2, L * hop).
 
-        A delay turns each band's carrier into a mix of itself and its quarter-period twin, so both ears come out of
-        one batched product.
+        A delay turns each band's carrier into a mix of itself and its quarter-period twin. The ears share the former
+        and differ in the sign of the latter, so both come out of one product with each half of the carriers.
         """
         batch, _, length = latents.shape
+        straight, turned, gain = self._amplitudes(latents)
+        # Each piece is centred on its frame: its second half overlaps the next frame's first half.
+        out = latents.new_zeros(batch, 2, length + 1, self.hop)
+        ears = out.permute(1, 2, 0, 3)
+        for first in range(0, length, BLOCK):
+            last = min(first + BLOCK, length)
+            place = first % self.carrier_frames
+            plain, twin = self.carriers[place : place + last - first].split(2 * BANDS, dim=1)
+            middle, side = torch.bmm(straight[first:last], plain), torch.bmm(turned[first:last], twin)
+            pieces = ((middle - side, 1 / gain[first:last]), (middle + side, gain[first:last]))
+            for ear, (piece, level) in zip(ears, pieces, strict=True):
+                ear[first:last].addcmul_(piece[..., : self.hop], level)
+                ear[first + 1 : last + 1].addcmul_(piece[..., self.hop :], level)
+        half = self.hop // 2
+        return out.reshape(batch, 2, -1)[..., half : half + length * self.hop]
+
+    def _amplitudes(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(L, B, 48) amplitudes of the carriers and of their twins in the right ear, and its (L, B, 1) gain."""
         decibel = latents[:, :BANDS] * LEVEL_SCALE_DB + LEVEL_CENTER_DB
         amplitude = (10 ** (decibel.clamp(FLOOR_DB, 0.0) / 20) - 10 ** (FLOOR_DB / 20)).permute(2, 0, 1)
         tone = ((latents[:, -1] + 1) / 2).clamp(0, 1).T[..., None]
         pans = (latents[:, BANDS : BANDS + 2] / PAN_SCALE).clamp(-1.5, 1.5).permute(2, 0, 1)
-        ears = []
-        for side in (-1.0, 1.0):
-            level = torch.exp(math.log(10) / 40 * MAX_LEVEL_DIFFERENCE_DB * side * pans[..., :1])
-            lead = side * pans[..., 1:] * self.max_delay / 2 * self.angular
-            mixed = torch.cat([amplitude * tone.sqrt(), amplitude * (1 - tone).sqrt()], -1) * level
-            cosine, sine = lead.cos().repeat(1, 1, 2), lead.sin().repeat(1, 1, 2)
-            ears.append(torch.cat([mixed * cosine, -mixed * sine], -1))
-        which = torch.arange(length, device=latents.device) % self.carrier_frames
-        pieces = torch.bmm(torch.cat(ears, 1), self.carriers[which]).reshape(length, 2, batch, 2 * self.hop)
-        # Each piece is centred on its frame: its second half overlaps the next frame's first half.
-        out = pieces.new_zeros(batch, 2, length + 1, self.hop)
-        out[:, :, :length] = pieces[..., : self.hop].permute(2, 1, 0, 3)
-        out[:, :, 1:] += pieces[..., self.hop :].permute(2, 1, 0, 3)
-        half = self.hop // 2
-        return out.reshape(batch, 2, -1)[..., half : half + length * self.hop]
+        mixed = torch.cat([amplitude * tone.sqrt(), amplitude * (1 - tone).sqrt()], -1)
+        lead = pans[..., 1:] * self.max_delay / 2 * self.angular
+        gain = torch.exp(math.log(10) / 40 * MAX_LEVEL_DIFFERENCE_DB * pans[..., :1])
+        return mixed * lead.cos().repeat(1, 1, 2), -mixed * lead.sin().repeat(1, 1, 2), gain

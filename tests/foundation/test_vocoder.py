@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foundation.output import CEILING, limit_peak
-from foundation.vocoder import LATENT_NAMES, PAN_SCALE, Vocoder
+from foundation.vocoder import BANDS, LATENT_NAMES, PAN_SCALE, Vocoder
 from scenes import sound
 from scenes.world import make_scene, scene_seed
 
@@ -31,6 +31,25 @@ def test_any_length(frames: int) -> None:
     out = CODEC.decode(torch.randn(1, CODEC.channels, frames))
     assert out.shape == (1, 2, frames * CODEC.hop)
     assert out.isfinite().all()
+
+
+def test_frames_add_up_and_the_carriers_go_round() -> None:
+    turn = CODEC.carrier_frames
+    latents = torch.randn(1, CODEC.channels, turn + 6, generator=torch.Generator().manual_seed(0))
+    alone = latents.repeat(latents.shape[-1], 1, 1)
+    silent = torch.eye(latents.shape[-1])[:, None] == 0
+    alone[:, :BANDS] = alone[:, :BANDS].masked_fill(silent, -9.0)  # all frames but one, far below the floor
+    pieces = CODEC.decode(alone)
+    torch.testing.assert_close(pieces.sum(0), CODEC.decode(latents)[0], rtol=0, atol=1e-5)
+    reach = torch.arange(pieces.shape[-1]) - (torch.arange(len(pieces))[:, None] + 0.5) * CODEC.hop
+    assert (pieces.abs().amax(1)[reach.abs() > CODEC.hop] == 0).all()
+    again = CODEC.decode(latents[..., turn:])[0]
+    torch.testing.assert_close(pieces[turn:].sum(0)[:, -2000:], again[:, -2000:], rtol=0, atol=1e-5)
+
+
+def test_a_clip_is_decoded_alike_alone_and_in_a_batch() -> None:
+    latents = torch.randn(5, CODEC.channels, 20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(CODEC.decode(latents[2:3])[0], CODEC.decode(latents)[2], rtol=0, atol=1e-5)
 
 
 def test_level_survives_a_round_trip() -> None:
