@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from actors.flat import flatness
 from actors.generator import FlowGenerator
 from actors.messages import Prompt, RolloutTask
 from actors.missing import rejection
-from actors.schedule import choose_prompts, split
+from actors.schedule import prompts_of, split
 from benchmarks.meter import Meter, instrument
 from benchmarks.released import SeparateGenerator, separate
 from benchmarks.world import World
 from foundation.codec import Codec
 from rewards_service.scores import Scorer
-from trainer.advantages import is_flat
 from trainer.batch import IterationBatch
 from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.group import Group, Window
@@ -117,39 +117,33 @@ class Run:
     def _sample(self, version: int, chosen: Window, checksum: str) -> tuple[list[Group], int, int]:
         """Groups with rewards, how many were refilled, and evaluations.
 
-        A flat group is replaced by one of another prompt, at most `refills` times, as the coordinator does.
+        A flat group gives way to one of another prompt, at most `refills` times, by the coordinator's own rules.
         """
-        config, pool = self.algorithm, self.world.prompts
-        wanted = list(range(config.prompts))
-        kept: dict[int, Group] = {}
+        config, recipe = self.algorithm, self.world.recipe
+        slots, kept = config.prompts, []
+        wanted = list(range(slots))
         refilled = nfe = 0
-        for attempt in range(config.refills + 1):
-            order = choose_prompts(self.seed, version, config.prompts * (attempt + 1), len(pool))
-            found = [pool[order[config.prompts * attempt + place]] for place in wanted]
-            groups = self._scored(version, chosen, checksum, wanted, found)
+        while wanted:
+            groups = self._scored(version, chosen, checksum, wanted)
             nfe += sum(group.nfe_rollout for group in groups)
-            flat = []
+            wanted = []
             for group in groups:
-                if rejection(group.rewards, self.world.recipe.rewards.missing):
+                if rejection(group.rewards, recipe.rewards.missing):
                     continue
-                weights = self.world.recipe.rewards.weights
-                if config.refills and is_flat(group.rewards, weights, config.reward_floor):
-                    flat.append(group.index)
-                else:
-                    kept[group.index] = group
-            if not flat:
-                break
-            wanted = flat
-            refilled += len(flat) if attempt < config.refills else 0
-        return [kept[index] for index in sorted(kept)], refilled, nfe
+                if not flatness(group.rewards, recipe.rewards.weights, config):
+                    kept.append(group)
+                elif group.index < slots * config.refills:
+                    wanted.append(group.index + slots)
+            refilled += len(wanted)
+        return sorted(kept, key=lambda group: group.index), refilled, nfe
 
-    def _scored(
-        self, version: int, chosen: Window, checksum: str, places: list[int], found: list[Prompt]
-    ) -> list[Group]:
+    def _scored(self, version: int, chosen: Window, checksum: str, wanted: list[int]) -> list[Group]:
+        pool, slots = self.world.prompts, self.algorithm.prompts
+        found = [pool[place] for place in prompts_of(self.seed, version, wanted, slots, len(pool))]
         groups: list[Group] = []
-        for indices in split([prompt.shape for prompt in found], self.world.recipe.rollout.prompts_per_task):
-            mine = tuple(found[k] for k in indices)
-            task = RolloutTask(version, version, chosen, tuple(places[k] for k in indices), mine, self.seed)
+        for part in split([prompt.shape for prompt in found], self.world.recipe.rollout.prompts_per_task):
+            mine = tuple(found[place] for place in part)
+            task = RolloutTask(version, version, chosen, tuple(wanted[place] for place in part), mine, self.seed)
             with self.meter.within("rollout"):
                 made, waveforms = self.generator.generate(task, checksum)
             with self.meter.stage("rewards"):

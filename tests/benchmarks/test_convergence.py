@@ -58,11 +58,11 @@ def test_a_flat_group_is_sampled_again(place: World, monkeypatch: pytest.MonkeyP
 
     seen: list[int] = []
 
-    def flat(*args: object) -> bool:
+    def flat(*args: object) -> str:
         seen.append(1)
-        return len(seen) == 1
+        return "flat" if len(seen) == 1 else ""
 
-    monkeypatch.setattr(module, "is_flat", flat)
+    monkeypatch.setattr(module, "flatness", flat)
     chosen = variant("fast")
     run = Run(place, chosen.configure(place.recipe, refills=1), chosen.optimise(place.recipe), seed=0)
     done = run.iterate(start=0)
