@@ -78,13 +78,13 @@ def test_orders_of_convergence() -> None:
     assert error("ab2", 16) < error("euler", 64)
 
 
-@pytest.mark.parametrize("index", range(3))
-def test_golden_dpm_trail(index: int) -> None:
-    case = read_json("sde.json")["dpm_tail"][index]
+@pytest.mark.parametrize(
+    "case", read_json("sde.json")["dpm_tail"], ids=lambda case: f"{case['grid']}-{case['inputs']['order']}"
+)
+def test_golden_dpm_trail(case: dict) -> None:
     inputs, sigmas = case["inputs"], np.array(case["sigmas"][case["inputs"]["start"] :])
     solve = dpmpp2m if inputs["order"] == 2 else euler
     x, b = torch.tensor(inputs["x"]), torch.tensor(inputs["b"])
-    trail = case["outputs"]["mixgrpo_trail"]
     states: list[Tensor] = []
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
@@ -92,8 +92,31 @@ def test_golden_dpm_trail(index: int) -> None:
         return inputs["a"] * x + 0.1 * b
 
     states.append(solve(velocity, x, sigmas))
-    torch.testing.assert_close(torch.stack(states), torch.tensor(trail), atol=5e-6, rtol=0)
+    for trail in case["outputs"].values():
+        torch.testing.assert_close(torch.stack(states), torch.tensor(trail), atol=5e-6, rtol=0)
 
 
 def test_dpm_from_pure_noise_is_finite() -> None:
     assert torch.isfinite(dpmpp2m(growth, torch.ones(1), inference(6))).all()
+
+
+@pytest.mark.parametrize("name", sorted(TAILS))
+def test_one_evaluation_a_step_and_no_memory_of_what_came_before(name: str) -> None:
+    """A tail begins anew behind a stochastic step: the same end from the same state, whatever was solved before."""
+    calls: list[float] = []
+
+    def counted(x: Tensor, sigma: float) -> Tensor:
+        calls.append(sigma)
+        return growth(x, sigma)
+
+    sigmas, x = inference(6)[2:], torch.tensor([0.3, -1.0])
+    first = TAILS[name](counted, x, sigmas)
+    assert calls == sigmas[:-1].tolist()
+    TAILS[name](growth, 5 * x, inference(3))
+    assert torch.equal(TAILS[name](growth, x, sigmas), first)
+
+
+@pytest.mark.parametrize("name", sorted(TAILS))
+def test_no_steps_leave_the_state(name: str) -> None:
+    x = torch.tensor([0.3])
+    assert torch.equal(TAILS[name](growth, x, np.array([0.0])), x)
