@@ -303,6 +303,8 @@ class Coordinator:
         if not successors:
             return
         replaced = await self._call(self._buffer.replace.remote(iteration, successors, FLAT, work.progress.epoch))
+        if not replaced:
+            return
         work.progress.refilled += len(replaced)
         self._metrics.refilled(len(replaced))
         self._metrics.dropped(FLAT, len(replaced))
@@ -319,13 +321,15 @@ class Coordinator:
     async def _deliver(self, iteration: int, done: Produced, refused: Mapping[int, str], progress: Progress) -> bool:
         """Hand groups to the buffer or drop them; False when their arrays are gone and they must be sampled again."""
         kept = [group for group in done.result.groups if group.index not in refused]
+        replaced = self._successors(refused)
         dropped: dict[str, list[int]] = {}
-        for index in refused.keys() - self._successors(refused).keys():
-            dropped.setdefault(refused[index], []).append(index)
+        for index, reason in refused.items():
+            if index not in replaced:
+                dropped.setdefault(reason, []).append(index)
         for reason, indices in dropped.items():
             note = self._hopeless(iteration, progress) if reason == FLAT else ""
             self._metrics.dropped(reason, len(indices))
-            await self._call(self._buffer.drop.remote(iteration, sorted(indices), reason, progress.epoch, note))
+            await self._call(self._buffer.drop.remote(iteration, indices, reason, progress.epoch, note))
         while kept:
             # Read before the call: the learner frees an iteration before it advances past it.
             needed = self._version >= iteration

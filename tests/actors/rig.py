@@ -51,6 +51,7 @@ def rig(
     missing: Any = "drop",
     max_missing_share: float = 0.5,
     pool: int = 10,
+    weights: Mapping[str, float] = WEIGHTS,
     algorithm: Mapping[str, Any] | None = None,
     **rollout: Any,
 ) -> Rig:
@@ -59,7 +60,7 @@ def rig(
         iterations=iterations,
         algorithm=AlgorithmConfig.model_validate({"prompts": batch, "group_size": MEMBERS, **(algorithm or {})}),
         rollout=RolloutConfig(**{"prompts_per_task": 2} | rollout),
-        weights=WEIGHTS,
+        weights=weights,
         missing=missing,
         max_missing_share=max_missing_share,
     )

@@ -95,6 +95,68 @@ def test_taking_waits_for_the_last_group_whatever_becomes_of_it() -> None:
     run(work())
 
 
+def test_a_replaced_group_is_waited_for_like_any_other() -> None:
+    async def work() -> None:
+        buffer = buffer_with()
+        await fill(buffer, 0, range(3))
+        assert await buffer.replace(0, {1: 5, 3: 7}, "flat") == [3]
+        assert await buffer.replace(0, {3: 7}, "flat") == []
+        with pytest.raises(TimeoutError):
+            await buffer.take(0, 0, 1, timeout_s=0.01)
+        assert [a.reason for a in await add(buffer, [make_group(0, 3)])] == ["settled"]
+        assert [a.accepted for a in await add(buffer, [make_group(0, 7)])] == [True]
+        batch = await buffer.take(0, 0, 1, timeout_s=1)
+        assert [g.index for g in batch.select(batch.refs)] == [0, 1, 2, 7]
+        assert batch.dropped == {"flat": 1}
+        await buffer.ack(batch.lease)
+        assert (await buffer.ledger())["submitted"] == BATCH + 1
+
+    run(work())
+
+
+def test_nothing_is_replaced_after_a_rewind() -> None:
+    async def work() -> None:
+        buffer = buffer_with()
+        await fill(buffer, 0, range(2))
+        epoch = await buffer.rewind(0)
+        await buffer.expect(0, BATCH, epoch)
+        assert await buffer.replace(0, {3: 7}, "flat", epoch - 1) == []
+        assert (await buffer.ledger())["submitted"] == BATCH
+
+    run(work())
+
+
+def test_an_accepted_group_is_not_dropped_by_late_news() -> None:
+    async def work() -> None:
+        buffer = buffer_with()
+        await fill(buffer, 0)
+        await buffer.drop(0, [2], "missing:temporal")
+        batch = await buffer.take(0, 0, 1, timeout_s=1)
+        assert len(batch.groups) == BATCH
+        assert await buffer.ack(batch.lease)
+        assert (await buffer.ledger())["trained"] == BATCH
+
+    run(work())
+
+
+def test_the_note_of_an_iteration_without_groups_is_its_error_until_a_rewind() -> None:
+    async def work() -> None:
+        buffer = buffer_with()
+        await buffer.expect(0, BATCH)
+        await buffer.drop(0, [0, 1], "flat", note="everything is flat")
+        await buffer.drop(0, [2, 3], "flat")
+        with pytest.raises(ExperienceError, match=r"^everything is flat$"):
+            await buffer.take(0, 0, 1, timeout_s=1)
+        epoch = await buffer.rewind(0)
+        await buffer.drop(0, [0], "flat", epoch - 1, "an old note")
+        await buffer.expect(0, BATCH, epoch)
+        await buffer.drop(0, list(range(BATCH)), "missing:temporal", epoch)
+        with pytest.raises(ExperienceError, match="Not one group of iteration 0 survived"):
+            await buffer.take(0, 0, 1, timeout_s=1)
+
+    run(work())
+
+
 def test_taking_times_out() -> None:
     async def work() -> None:
         buffer = buffer_with()
@@ -296,7 +358,7 @@ def test_a_failure_wakes_the_learner_with_its_reason_until_a_rewind() -> None:
 
 CALLS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "drop", "lose", "cycle", "take", "rewind", "late"]),
+        st.sampled_from(["add", "drop", "lose", "replace", "cycle", "take", "rewind", "late"]),
         st.integers(0, 2),
         st.integers(0, 3),
     ),
@@ -318,6 +380,9 @@ def test_the_books_and_bounds_hold_after_any_calls(calls: list[tuple[str, int, i
                 await buffer.drop(iteration, [index], "dropped", epoch)
             elif name == "lose":
                 await buffer.lose(iteration, [index], "lost", epoch)
+            elif name == "replace":
+                made = [index + BATCH for index in await buffer.replace(iteration, {index: index + BATCH}, "", epoch)]
+                await add(buffer, [make_group(iteration, other) for other in made] or [make_group(iteration, 0)], epoch)
             elif name == "late":
                 clock.now += 6
             elif name == "rewind":

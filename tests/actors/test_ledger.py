@@ -65,6 +65,49 @@ def test_unknown_groups_and_changed_sizes_are_errors() -> None:
         ledger.accept(4, 0)
 
 
+def test_a_replacement_is_submitted_as_its_predecessor_is_dropped() -> None:
+    ledger = Ledger()
+    ledger.expect(0, 2)
+    ledger.accept(0, 0)
+    assert ledger.replace(0, 1, 3, "flat")
+    assert not ledger.complete(0)
+    assert not ledger.replace(0, 1, 3, "flat")
+    assert not ledger.replace(0, 0, 2, "flat")
+    assert ledger.open_groups() == [(0, 0), (0, 3)]
+    assert ledger.replace(0, 3, 5, "flat")
+    assert ledger.drop(0, 5, "flat")
+    assert ledger.complete(0)
+    assert not ledger.barren(0)
+    ledger.expect(0, 2)
+    assert ledger.totals() == {
+        "submitted": 4,
+        "accepted": 1,
+        "trained": 0,
+        "open": 1,
+        "dropped": {"flat": 3},
+        "lost": {},
+    }
+
+
+def test_a_replacement_needs_a_number_of_its_own() -> None:
+    ledger = Ledger()
+    ledger.expect(0, 2)
+    with pytest.raises(LedgerError, match="Group 0 of iteration 0 was submitted before"):
+        ledger.replace(0, 1, 0, "flat")
+    with pytest.raises(LedgerError, match="never submitted"):
+        ledger.replace(0, 2, 4, "flat")
+    assert ledger.open_groups() == [(0, 0), (0, 1)]
+
+
+def test_an_iteration_whose_replacements_all_failed_is_barren() -> None:
+    ledger = Ledger()
+    ledger.expect(0, 1)
+    ledger.replace(0, 0, 1, "flat")
+    assert not ledger.barren(0)
+    ledger.lose(0, 1, "worker died")
+    assert ledger.barren(0)
+
+
 def test_rewinding_forgets_and_a_base_carries_on() -> None:
     base = {"submitted": 24, "accepted": 23, "trained": 23, "dropped": {}, "lost": {"died": 1}, "open": 0}
     ledger = Ledger(base)
@@ -77,7 +120,9 @@ def test_rewinding_forgets_and_a_base_carries_on() -> None:
 
 
 CALLS = st.tuples(
-    st.sampled_from(["expect", "accept", "train", "drop", "lose", "rewind"]), st.integers(0, 3), st.integers(0, 2)
+    st.sampled_from(["expect", "accept", "train", "drop", "lose", "replace", "rewind"]),
+    st.integers(0, 3),
+    st.integers(0, 8),
 )
 
 
@@ -90,6 +135,7 @@ def test_the_books_balance_after_any_calls(calls: list[tuple[str, int, int]]) ->
             "rewind": (iteration,),
             "drop": (iteration, index, "why"),
             "lose": (iteration, index, "why"),
+            "replace": (iteration, index, index + 3, "why"),
         }
         with contextlib.suppress(LedgerError):
             getattr(ledger, name)(*arguments.get(name, (iteration, index)))

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from actors.clock import BusyClock
+from actors.flat import flatness, nothing_varies
 from actors.messages import GroupInfo, RolloutTask
 from actors.missing import rejection
 from actors.progress import Progress
 from rewards_service.scores import Scores
 from tests.actors.fakes import make_group, make_prompts
+from trainer.config import AlgorithmConfig
 from trainer.group import Window
 
 NAN = float("nan")
+NONE = np.array([NAN, NAN])
 FULL = {"semantic": np.array([0.1, 0.2]), "temporal": np.array([0.3, 0.4])}
 
 
@@ -60,6 +63,47 @@ def test_a_record_sums_up_what_was_accepted() -> None:
     assert record.reward_std["semantic"] == pytest.approx(np.std([0, 0.2, 0.4, 0.6]) / 2)
     assert progress.missing_share == pytest.approx(1 / 8)
     assert progress.reason == "no answer"
+
+
+def test_a_replaced_group_leaves_the_share_of_missing_scores() -> None:
+    progress = Progress(epoch=0, window=Window(2, 1), samples_expected=8)
+    for index, missing in ((0, 1), (4, 2)):
+        group = GroupInfo.of(replace(make_group(5, index), rewards={}))
+        values = np.full((1, 4), 0.5)
+        values[0, :missing] = NAN
+        progress.score([group], {"semantic": Scores(values, {(0, k): "no answer" for k in range(missing)})})
+        # A task that is sampled anew is scored anew; its groups count once.
+        progress.score([group], {"semantic": Scores(values, {(0, k): "no answer" for k in range(missing)})})
+    assert progress.missing == {"semantic": 3}
+    assert progress.missing_share == pytest.approx(3 / 8)
+    progress.replaced.add(0)
+    assert progress.missing_share == pytest.approx(2 / 8)
+    assert progress.missing == {"semantic": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights", "expected"),
+    [
+        ({}, {"semantic": 1.0, "temporal": 0.5}, ""),
+        ({}, {"semantic": 1.0, "temporal": 0.0}, "flat"),
+        ({"reward_floor": 0.06}, {"semantic": 1.0, "temporal": 0.5}, "flat"),
+        ({"refills": 0}, {"semantic": 1.0, "temporal": 0.0}, ""),
+    ],
+)
+def test_what_counts_as_flat(settings: dict, weights: dict[str, float], expected: str) -> None:
+    rewards = {"semantic": np.array([0.4, 0.4, 0.4]), "temporal": np.array([0.3, 0.4, NAN])}
+    assert flatness(rewards, weights, AlgorithmConfig.model_validate(settings)) == expected
+
+
+def test_what_is_said_when_nothing_varies_names_the_rewards() -> None:
+    groups = [
+        replace(GroupInfo.of(make_group(0, k)), rewards={"semantic": np.array([k, k + 0.002]), "temporal": NONE})
+        for k in (0, 1)
+    ]
+    told = nothing_varies(0, groups, {"semantic": 1.0, "temporal": 0.5, "spatial": 0.0}, AlgorithmConfig())
+    assert "semantic 0.501 (0.001), temporal never scored. If" in told
+    assert "there is nothing to train" in told
+    assert "resume it with learner.iterations=9 " in nothing_varies(9, groups, {"semantic": 1.0}, AlgorithmConfig())
 
 
 def test_a_task_names_its_groups_by_their_place_in_the_iteration() -> None:

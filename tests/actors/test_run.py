@@ -13,9 +13,10 @@ import ray
 from actors.buffer import ExperienceError
 from actors.coordinator import CoordinatorError
 from actors.pool import PoolError
+from actors.schedule import prompts_of
 from rewards_service.client import RewardClient
 from tests.actors.conftest import Run
-from tests.actors.fakes import FakeGenerator, MarkScorer
+from tests.actors.fakes import FakeGenerator, FakeRewards, MarkScorer
 
 Start = Callable[..., Run]
 
@@ -58,6 +59,36 @@ def test_a_rollout_that_never_answers_is_sent_again_to_a_new_process(start: Star
     assert (ledger["submitted"], ledger["trained"], ledger["lost"]) == (12, 12, {})
     assert run.status()["resubmitted"] >= 1
     assert run.status()["restarts"] >= 1
+
+
+def replaced(iteration: int, flat: frozenset[str], batch: int = 4, total: int = 10, refills: int = 2) -> list[int]:
+    """Indices of the groups a run of seed 11 keeps when these clips are flat."""
+    kept = []
+    for slot in range(batch):
+        attempts = [slot + attempt * batch for attempt in range(refills + 1)]
+        clips = [f"clip-{k}" for k in prompts_of(11, iteration, attempts, batch, total)]
+        kept += [index for index, clip in zip(attempts, clips, strict=True) if clip not in flat][:1]
+    return sorted(kept)
+
+
+def test_flat_clips_are_replaced_while_workers_are_killed(start: Start) -> None:
+    flat = frozenset({"clip-0", "clip-3", "clip-4", "clip-8"})
+    rewards = partial(FakeRewards, flat=flat)
+    run = start(iterations=5, generator=FakeGenerator(delay_s=0.05), workers=2, rewards=rewards)
+    pids = [run.get(worker.ready.remote()) for worker in run.actors.workers]
+    run.begin()
+    for iteration in range(5):
+        if iteration in (1, 3):
+            os.kill(pids.pop(), signal.SIGKILL)
+        run.finish(run.take(iteration))
+    expected = {iteration: replaced(iteration, flat) for iteration in range(5)}
+    assert {i: [int(mark) % 100 for mark in kept] for i, kept in run.kept.items()} == expected
+    ledger = run.settle()
+    assert ledger["trained"] == sum(map(len, expected.values()))
+    assert ledger["dropped"]["flat"] == ledger["submitted"] - ledger["trained"]
+    assert (ledger["lost"], ledger["open"]) == ({}, 0)
+    records = run.get(run.actors.coordinator.records.remote())
+    assert sum(record.refilled for record in records) == ledger["submitted"] - 20
 
 
 def test_workers_killed_from_outside_cost_nothing(start: Start) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.schedule import admissible, choose_prompts, split
+from actors.schedule import admissible, choose_prompts, prompts_of, split
 
 
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 30), st.integers(0, 5))
@@ -23,6 +23,40 @@ def test_the_choice_depends_on_seed_and_iteration_alone() -> None:
 
 def test_epochs_differ_in_order() -> None:
     assert choose_prompts(0, 0, 50, 50) != choose_prompts(0, 1, 50, 50)
+
+
+COUNTS = st.integers(1, 6)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 40), COUNTS, st.integers(1, 30), st.integers(0, 3))
+def test_replacements_come_from_outside_the_iteration_and_differ_while_they_can(
+    seed: int, iteration: int, count: int, total: int, refills: int
+) -> None:
+    found = prompts_of(seed, iteration, range(count * (refills + 1)), count, total)
+    chosen, others = found[:count], found[count:]
+    assert chosen == choose_prompts(seed, iteration, count, total)
+    assert all(0 <= prompt < total for prompt in found)
+    outside = set(range(total)) - set(chosen)
+    if outside:
+        assert set(others) <= outside
+    assert len(set(others)) == len(others) or len(others) > len(outside)
+    for slot in range(count):
+        attempts = found[slot::count]
+        available = len(outside) + 1 if outside else total
+        assert len(set(attempts)) >= min(len(attempts), available)
+
+
+@given(st.integers(0, 99), st.integers(0, 9), COUNTS, st.integers(1, 20), st.lists(st.integers(0, 17), max_size=8))
+def test_a_replacement_does_not_depend_on_the_others(
+    seed: int, iteration: int, count: int, total: int, indices: list[int]
+) -> None:
+    alone = [prompts_of(seed, iteration, [index], count, total)[0] for index in indices]
+    assert prompts_of(seed, iteration, indices, count, total) == alone
+
+
+def test_replacements_differ_between_iterations_and_seeds() -> None:
+    found = [tuple(prompts_of(seed, it, range(4, 12), 4, 1000)) for seed, it in ((0, 0), (0, 1), (1, 0))]
+    assert len(set(found)) == 3
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(1, 9))
