@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rewards_service.batch import resample
 from rewards_service.errors import RewardError
-from rewards_service.spectra import band_power, mel_filters, mono
+from rewards_service.spectra import band_power, mel_filters
 from rewards_service.weights import read_weights, write_weights
 
 KIND = "contrastive-audio-text"
@@ -96,7 +96,7 @@ class ContrastiveEncoder:
         """(B, 2, S) to (B, T, bands) log-mel levels in about [-1, 1], independent of the sound's level."""
         if sample_rate != self.shape.rate:
             audio = resample(audio, sample_rate, self.shape.rate)
-        return log_mel(mono(audio), self.shape, self._filters)
+        return log_mel(audio, self.shape, self._filters)
 
     @torch.inference_mode()
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
@@ -128,9 +128,9 @@ class ContrastiveEncoder:
             raise RewardError(f"{path} does not fit this version ({error}); make it again.") from error
 
 
-def log_mel(signal: Tensor, shape: Shape, filters: Tensor) -> Tensor:
-    """(B, S) to (B, T, bands) levels below the loudest band, mapped from [-range_db, 0] to [-1, 1]."""
-    power = band_power(signal, shape.window, shape.hop, filters)
+def log_mel(audio: Tensor, shape: Shape, filters: Tensor) -> Tensor:
+    """(B, 2, S) to (B, T, bands) levels below the loudest band, mapped from [-range_db, 0] to [-1, 1]."""
+    power = band_power(audio, shape.window, shape.hop, filters)
     power = power / power.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     levels = 10 * torch.log10(power.clamp_min_(10 ** (-shape.range_db / 10)))
     return levels * (2 / shape.range_db) + 1

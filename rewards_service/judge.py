@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rewards_service.batch import resample
 from rewards_service.errors import RewardError
-from rewards_service.spectra import band_power, mel_filters, mono
+from rewards_service.spectra import band_power, mel_filters
 from rewards_service.weights import read_weights, write_weights
 
 KIND = "sound-classifier"
@@ -33,7 +33,7 @@ def cepstral_statistics(audio: Tensor, sample_rate: int) -> Tensor:
     and how fast the sound decays (share of frames within 10, 20 and 40 dB of the loudest)."""
     if sample_rate != RATE:
         audio = resample(audio, sample_rate, RATE)
-    power = band_power(mono(audio), WINDOW, HOP, mel_filters(BANDS, WINDOW, RATE, 40.0, 8000.0))
+    power = band_power(audio, WINDOW, HOP, mel_filters(BANDS, WINDOW, RATE, 40.0, 8000.0))
     energy = power.sum(-1)
     loudest = energy.amax(1, keepdim=True).clamp_min(1e-12)
     depth = 10 * torch.log10((energy / loudest).clamp_min(1e-9))

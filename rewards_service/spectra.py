@@ -1,6 +1,7 @@
 """Short-time spectra shared by the scorers: frames, power and mel bands, batched in float32."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -8,28 +9,27 @@ from torch import Tensor
 CHUNK = 8
 
 
-def mono(audio: Tensor) -> Tensor:
-    """(B, 2, S) to the (B, S) mean of both channels."""
-    return (audio[:, 0] + audio[:, 1]).mul_(0.5)
-
-
-def power_frames(signal: Tensor, window: int, hop: int) -> Tensor:
-    """(B, S) to (B, S // hop + 1, window // 2 + 1) power spectra of Hann frames centred on multiples of `hop`.
+def power_frames(audio: Tensor, window: int, hop: int) -> Iterator[Tensor]:
+    """(B, 2, S), S > window / 2, to power spectra of Hann frames of the mean of both channels, centred on multiples
+    of `hop`: (b, S // hop + 1, window // 2 + 1) for a few samples at a time, so that they stay in the cache.
 
     The edges are mirrored, so that cutting into a sound does not look like an onset.
     """
-    hann = torch.hann_window(window)
-    spectrum = torch.stft(signal, window, hop, window=hann, center=True, pad_mode="reflect", return_complex=True)
-    spectrum = spectrum.transpose(1, 2)
-    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+    hann = torch.hann_window(window) * 0.5  # half of the sum is the mean
+    for part in audio.split(CHUNK):
+        left, right = part.unbind(1)
+        padded = part.new_empty(len(part), part.shape[-1] + 2 * (window // 2))
+        before, inside, after = padded.tensor_split((window // 2, -(window // 2)), dim=1)
+        torch.add(left, right, out=inside)
+        before.copy_(inside[:, 1 : window // 2 + 1].flip(1))
+        after.copy_(inside[:, -(window // 2) - 1 : -1].flip(1))
+        spectrum = torch.fft.rfft(padded.unfold(1, window, hop) * hann)
+        yield spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
 
-def band_power(signal: Tensor, window: int, hop: int, filters: Tensor) -> Tensor:
-    """(B, S) to (B, S // hop + 1, bands): `power_frames` through (window // 2 + 1, bands) filters.
-
-    A few samples at a time, so that the spectra stay in the cache: twice as fast as one batch.
-    """
-    return torch.cat([power_frames(part, window, hop) @ filters for part in signal.split(CHUNK)])
+def band_power(audio: Tensor, window: int, hop: int, filters: Tensor) -> Tensor:
+    """(B, 2, S) to (B, S // hop + 1, bands): `power_frames` through (window // 2 + 1, bands) filters."""
+    return torch.cat([power @ filters for power in power_frames(audio, window, hop)])
 
 
 def mel_filters(bands: int, window: int, sample_rate: int, low: float, high: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rewards_service.batch import Batch, finish, prepare
 from rewards_service.scores import Reference, Scores
-from rewards_service.spectra import band_power, decibels, mel_filters, mono
+from rewards_service.spectra import band_power, decibels, mel_filters
 
 RATE = 16000
 HOP = 160
@@ -57,7 +57,7 @@ class TemporalScorer:
 
     def onset_strength(self, audio: Tensor) -> Tensor:
         """(B, 2, S) at 16 kHz to (B, F) mean rise of the band levels per frame in dB, less its median."""
-        power = band_power(mono(audio), WINDOW, HOP, self._filters)
+        power = band_power(audio, WINDOW, HOP, self._filters)
         loudest = power.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         levels = decibels(power, loudest * 10 ** (-self.range_db / 10))
         rise = (levels[:, 1:] - levels[:, :-1]).clamp_min_(0).mean(-1)

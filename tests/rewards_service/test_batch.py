@@ -92,6 +92,16 @@ def test_read_only_arrays_are_scored_and_not_written(scorers: list[Scorer], worl
     np.testing.assert_array_equal(sounds, before)
 
 
+@pytest.mark.parametrize("shift", [1, 3, 8])
+def test_scores_do_not_depend_on_where_the_bytes_lie(scorers: list[Scorer], world: World, shift: int) -> None:
+    sounds = world.sounds[:2]
+    moved = np.empty(sounds.size + shift, np.float32)[shift:].reshape(sounds.shape)
+    moved[:] = sounds
+    for scorer in scorers:
+        here = scorer.score(sounds, RATE, world.references[:2]).values
+        np.testing.assert_array_equal(scorer.score(moved, RATE, world.references[:2]).values, here)
+
+
 def test_a_sample_scores_the_same_alone_and_in_a_batch(scorers: list[Scorer], world: World) -> None:
     for scorer in scorers:
         together = scorer.score(world.sounds, RATE, world.references).values
