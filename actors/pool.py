@@ -1,9 +1,12 @@
 """The pool of rollout actors: gives each task to an idle one, and brings back those that died or hang."""
 
 import asyncio
+import heapq
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import ray
@@ -37,6 +40,7 @@ class Produced:
 class WorkerPool:
     """Idle rollout actors in the order in which they became idle. Lives inside one asyncio loop.
 
+    A task of an earlier iteration goes first: the learner waits for it, be it sent again or a replacement.
     workers: handles of actors with `generate` and `ready` (`actors.rollout.RolloutWorker`), restartable without task
     retries. `resubmitted` and `restarts` count what went wrong.
     """
@@ -44,7 +48,9 @@ class WorkerPool:
     def __init__(self, workers: list[Any], config: RolloutConfig) -> None:
         self._config = config
         self._workers = workers
-        self._idle: asyncio.Queue[Any] = asyncio.Queue()
+        self._idle: deque[Any] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[Any]]] = []
+        self._arrivals = count()
         self._pids: list[int] = []
         self._gone = 0
         self._recoveries: set[asyncio.Task] = set()
@@ -65,7 +71,7 @@ class WorkerPool:
         except RayError as error:
             raise PoolError(f"A rollout actor could not start: {cause(error)}") from error
         for worker in self._workers:
-            self._idle.put_nowait(worker)
+            self._release(worker)
 
     async def run(self, task: RolloutTask, version: Callable[[], int]) -> Produced:
         """Have a task done.
@@ -75,7 +81,7 @@ class WorkerPool:
         """
         reason = ""
         for attempt in range(self._config.max_attempts):
-            worker = await self._take_idle()
+            worker = await self._take_idle(task.iteration)
             self.resubmitted += attempt > 0
             self.in_flight += 1
             try:
@@ -87,7 +93,7 @@ class WorkerPool:
                 reason = f"no answer within {self._config.deadline_s:g} s"
                 self._background(self._recover(worker, hung=True))
             except RayTaskError as error:
-                self._idle.put_nowait(worker)
+                self._release(worker)
                 if isinstance(error.cause, PrismError):
                     raise error.cause from error
                 reason = cause(error)
@@ -98,21 +104,40 @@ class WorkerPool:
                 self._background(self._recover(worker))
                 raise
             else:
-                self._idle.put_nowait(worker)
+                self._release(worker)
                 return Produced(result, groups, waveforms, attempt + 1)
             finally:
                 self.in_flight -= 1
         raise TaskLostError(reason)
 
-    async def _take_idle(self) -> Any:
-        worker = await self._idle.get()
+    async def _take_idle(self, iteration: int) -> Any:
+        turn: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (iteration, next(self._arrivals), turn))
+        self._assign()
+        try:
+            worker = await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release(turn.result())
+            raise
         if worker is None:
-            self._idle.put_nowait(None)
             raise PoolError(
                 f"None of the {len(self._workers)} rollout actors came back within "
                 f"{self._config.start_deadline_s:g} s; see the worker logs of the Ray session."
             )
         return worker
+
+    def _release(self, worker: Any) -> None:
+        self._idle.append(worker)
+        self._assign()
+
+    def _assign(self) -> None:
+        """Give idle actors to those who wait; None when there will be no more."""
+        none_left = self._gone == len(self._workers)
+        while self._waiting and (self._idle or none_left):
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():
+                turn.set_result(None if none_left else self._idle.popleft())
 
     async def _recover(self, worker: Any, hung: bool = False) -> None:
         """Return an actor to the idle queue once it answers; restart it first when it hangs."""
@@ -131,11 +156,10 @@ class WorkerPool:
             place = self._workers.index(worker)
             self.restarts += pid != self._pids[place]
             self._pids[place] = pid
-            self._idle.put_nowait(worker)
+            self._release(worker)
             return
         self._gone += 1
-        if self._gone == len(self._workers):
-            self._idle.put_nowait(None)
+        self._assign()
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

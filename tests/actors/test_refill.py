@@ -229,6 +229,17 @@ def test_bounds_of_staleness_and_buffer_hold_with_replacements(staleness: int) -
     asyncio.run(work())
 
 
+def test_a_replacement_does_not_queue_behind_the_next_iteration() -> None:
+    async def work() -> None:
+        run = rig(iterations=2, rewards=FakeRewards(flat=[0.0]), max_staleness=1)
+        await trained(run)
+        sent = [(task.iteration, *task.indices) for task in run.workers[0].tasks]
+        assert sent.index((0, 4)) < sent.index((1, 2, 3))
+        assert sorted(sent) == [(0, 0, 1), (0, 2, 3), (0, 4), (1, 0, 1), (1, 2, 3)]
+
+    asyncio.run(work())
+
+
 def test_groups_lost_with_their_machine_do_not_get_a_second_replacement() -> None:
     class Losing(ExperienceBuffer):
         """Finds the arrays of the first groups it is given gone."""
