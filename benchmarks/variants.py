@@ -73,6 +73,7 @@ VARIANTS: dict[str, Variant] = {
     "fast-ratio_clip": _fast("ratio clip", trust_region="ratio"),
     "fast-kl_region": _fast("exact-KL trust region", trust_region="kl"),
     "fast-ratio_norm": _fast("RatioNorm", trust_region="ratio_norm"),
+    "fast-one_epoch": _fast("one epoch", epochs=1),
     "fast-one_minibatch": _fast("one minibatch", minibatches=1),
     "fast-own_noises": _fast("own initial noise per member", noises="group_size"),
     "fast-no_ema": _fast("no averaging of weights", {"ema": 0.0}),

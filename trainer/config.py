@@ -16,15 +16,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "group_size": 16,
         "steps": 24,
         "window_size": 2,
+        "window_policy": "uniform",
         "window_hi": None,
         "tail": "euler",
         "tail_steps": None,
         "advantage": "weighted_sum_group_std",
         "std_eps": 1e-6,
-        "clip_range": 1e-4,
+        "trust_region": "ratio",
         "kl_beta": 0.04,
         "kl_space": "x",
         "minibatches": 1,
+        "epochs": 1,
         "refills": 0,
     },
     # The released code, FunAudioLLM/ThinkSound branch prismaudio, grpo/: one start per process for the whole run (6 is
@@ -43,10 +45,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cfg_scale": 5.0,
         "advantage": "weighted_sum_global_std",
         "std_eps": 1e-4,
-        "clip_range": 1e-4,
+        "trust_region": "ratio",
         "kl_beta": 0.04,
         "kl_space": "x_no_dt",
         "minibatches": 1,
+        "epochs": 1,
         "refills": 0,
     },
     # Flow-GRPO, yifan123/flow_grpo: every step stochastic and trained.
@@ -57,8 +60,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tail_steps": None,
         "advantage": "weighted_sum_group_std",
         "std_eps": 1e-4,
-        "clip_range": 1e-4,
+        "trust_region": "ratio",
         "minibatches": 1,
+        "epochs": 1,
         "groups_per_pass": 1,
         "refills": 0,
     },
@@ -92,14 +96,14 @@ class AlgorithmConfig(Section):
     steps: int = Field(default=16, ge=2)
     grid: Literal["inference", "official_rl"] = "inference"
     window_size: PositiveInt | None = 1
-    window_policy: WindowPolicy = "uniform"
+    window_policy: WindowPolicy = "stratified"
     window_lo: NonNegativeInt = 0
     window_hi: NonNegativeInt | None = 3
     window_period: PositiveInt = 25
     transition: Literal["flow_sde", "dance_sde", "cps", "exponential", "exponential_dance"] = "flow_sde"
     noise_level: PositiveFloat = 0.7
     tail: Literal["euler", "ab2", "dpmpp2m"] = "ab2"
-    tail_steps: PositiveInt | None = 4
+    tail_steps: PositiveInt | None = 3
     cfg_scale: PositiveFloat = 1.0
     advantage: Method = "per_reward"
     std_eps: NonNegativeFloat = 0.0
@@ -107,13 +111,13 @@ class AlgorithmConfig(Section):
     adv_clip: PositiveFloat = 5.0
     conflict: Literal["none", "project"] = "none"
     refills: NonNegativeInt = 2
-    trust_region: Literal["ratio", "ratio_norm", "kl"] = "ratio"
-    clip_range: PositiveFloat = 1e-3
+    trust_region: Literal["ratio", "ratio_norm", "kl"] = "kl"
+    clip_range: PositiveFloat = 1e-4
     kl_limit: PositiveFloat = 1e-5
     kl_beta: NonNegativeFloat = 0.0
     kl_space: Literal["x", "x_no_dt", "v"] = "v"
     reference_cfg_scale: PositiveFloat | None = None
-    epochs: PositiveInt = 1
+    epochs: PositiveInt = 2
     minibatches: PositiveInt = 2
     groups_per_pass: PositiveInt | None = None
     ratio_tolerance: PositiveFloat = 1e-4
