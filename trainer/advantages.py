@@ -68,6 +68,12 @@ def trained(mask: Tensor, method: Method) -> Tensor:
     return (mask | ~mask.any(1, keepdim=True)).all(2) & mask.any(2)
 
 
+def standardised(rewards: Tensor, mask: Tensor | None = None, eps: float = 0.0, floor: float = 1e-6) -> Tensor:
+    """Each reward in units of its deviation within the group, (G, N, D), 0 where missing: what `per_reward` adds up."""
+    table, present = _checked(rewards, torch.ones(rewards.shape[-1]), mask)
+    return _standardised(table, present, eps, floor)
+
+
 def correlations(rewards: Tensor, mask: Tensor | None = None) -> Tensor:
     """Correlation (D, D) of every pair of rewards within groups, pooled over groups; NaN where one does not vary.
 
@@ -111,13 +117,16 @@ def is_flat(rewards: Mapping[str, np.ndarray], weights: Mapping[str, float], flo
 
 
 def _per_reward(table: Tensor, weights: Tensor, present: Tensor, eps: float, floor: float) -> Tensor:
-    spread = _std(table, present, 1)
-    scale = spread.clamp_min(floor) + eps
-    scores = torch.where(present, _divide(table - _mean(table, present, 1), scale, spread), 0.0)
-    total, usable = (scores * weights).sum(2), present.any(2)
+    total, usable = (_standardised(table, present, eps, floor) * weights).sum(2), present.any(2)
     spread = _std(total, usable, None)
     whitened = _divide(total - _mean(total, usable, None), spread + eps, spread)
     return torch.where(usable, whitened, 0.0)
+
+
+def _standardised(table: Tensor, present: Tensor, eps: float, floor: float) -> Tensor:
+    spread = _std(table, present, 1)
+    scores = _divide(table - _mean(table, present, 1), spread.clamp_min(floor) + eps, spread)
+    return torch.where(present, scores, 0.0)
 
 
 def _checked(rewards: Tensor, weights: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.advantages import advantages, correlations, project, trained
+from trainer.advantages import advantages, correlations, project, standardised, trained
 from trainer.config import AlgorithmConfig
 from trainer.errors import ObjectiveError
 
@@ -65,12 +65,9 @@ class RewardTable:
 
     def advantages(self, config: AlgorithmConfig) -> Advantages:
         """What each sample is trained with."""
-        weights = self.weights
-        if config.conflict == "project":
-            weights = project(weights, correlations(self.rewards, self.mask))
         values = advantages(
             self.rewards,
-            weights,
+            self._weights(config),
             config.advantage,
             self.mask,
             config.std_eps,
@@ -90,11 +87,24 @@ class RewardTable:
 
     def describe(self, config: AlgorithmConfig) -> dict[str, Any]:
         """For the metrics: `reward_spread`, `conflict` (within-group correlation of every pair), weights in use."""
-        found = correlations(self.rewards, self.mask)
-        weights = project(self.weights, found) if config.conflict == "project" else self.weights
+        # In units of each group's spread, so that the widest groups do not speak for all.
+        found = correlations(self._standardised(config), self.mask)
         pairs = combinations(range(len(self.names)), 2)
         return {
             "reward_spread": self.spread(),
             "conflict": {f"{self.names[i]}/{self.names[j]}": float(found[i, j]) for i, j in pairs},
-            "weights": dict(zip(self.names, weights.tolist(), strict=True)),
+            "weights": dict(zip(self.names, self._weights(config).tolist(), strict=True)),
         }
+
+    def _weights(self, config: AlgorithmConfig) -> Tensor:
+        if config.conflict == "none":
+            return self.weights
+        scores = self._standardised(config)
+        # A reward that is missing or flat in places spreads less than 1; in these units the promise of `project` is
+        # exact for the advantages that the weights are used for.
+        unit = scores.square().mean((0, 1)).sqrt()
+        unit = torch.where(unit > 0, unit, 1.0)
+        return project(self.weights * unit, correlations(scores)) / unit
+
+    def _standardised(self, config: AlgorithmConfig) -> Tensor:
+        return standardised(self.rewards, self.mask, config.std_eps, config.reward_floor)
