@@ -1,132 +1,180 @@
+"""Advantages against other implementations' numbers, and by hand."""
+
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+import torch
+from torch import Tensor
 
-from settings import PrismError
-from trainer.advantages import advantages, normalise_then_sum, sum_then_normalise
-from trainer.config import AlgorithmConfig
+from trainer.advantages import Method, advantages, trained
+from trainer.errors import ObjectiveError
 
-GOLDEN = json.loads((Path(__file__).parent / "fixtures" / "advantages.json").read_text())
-FAR = 1e9
+FIXTURES = Path(__file__).parent / "fixtures"
+SDE = json.loads((FIXTURES.parent.parent / "foundation" / "fixtures" / "sde.json").read_text())
+TRACKER = json.loads((FIXTURES / "grpo.json").read_text())["advantages"]
+PEERS = SDE["advantages_peer_table"]
+NAN, INF = float("nan"), float("inf")
 
 
-def by_prompt(case: dict, values: list) -> np.ndarray:
+def table(values: list, dims: int = 1) -> Tensor:
+    """(G, N) or (G, N, D) numbers as (G, N, D) float64."""
+    found = torch.tensor(values, dtype=torch.float64)
+    return found[..., None] if dims == 1 else found
+
+
+def ones(dims: int) -> Tensor:
+    return torch.ones(dims, dtype=torch.float64)
+
+
+def near(found: Tensor, expected: Tensor | list, tolerance: float = 1e-9) -> None:
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+def by_prompt(prompts: list[str], values: list) -> Tensor:
     """Flat per-sample values as (G, N); a group's samples may be spread over the list."""
-    names = sorted(set(case["prompts"]), key=case["prompts"].index)
-    flat = np.array(values, dtype=np.float64)
-    return np.stack([flat[[p == name for p in case["prompts"]]].reshape(-1) for name in names])
+    flat = torch.tensor(values, dtype=torch.float64)
+    names = sorted(set(prompts), key=prompts.index)
+    return torch.stack([flat[[prompt == name for prompt in prompts]].flatten() for name in names])
 
 
-def single(case: dict, std: str, eps: float, clip: float = FAR) -> np.ndarray:
-    return sum_then_normalise({"r": by_prompt(case, case["rewards"])}, {"r": 1.0}, std, eps, clip).values
+@pytest.mark.parametrize("case", TRACKER, ids=lambda case: case["name"])
+@pytest.mark.parametrize(
+    ("method", "eps", "clip", "name"),
+    [
+        ("weighted_sum_global_std", None, None, "tracker_global_std_True"),
+        ("weighted_sum_group_std", None, None, "tracker_global_std_False"),
+        ("weighted_sum_group_std", 1e-4, None, "tracker_global_std_False"),
+        ("weighted_sum_group_std", 1e-6, None, "formula_group_std_population_eps1e-6"),
+        ("no_std", None, None, "tracker_without_std"),
+        ("weighted_sum_global_std", 1e-4, 5.0, "clipped_5_global"),
+    ],
+)
+def test_weighted_sums_match_the_released_tracker(case: dict, method: Method, eps, clip, name):
+    rewards = by_prompt(case["prompts"], case["rewards"])[..., None]
+    near(advantages(rewards, ones(1), method, eps=eps, clip=clip), by_prompt(case["prompts"], case[name]))
 
 
-@pytest.mark.parametrize("case", GOLDEN["advantages"], ids=lambda case: case["name"])
-def test_sum_then_normalise_matches_the_released_tracker(case):
-    expected = {
-        ("global", 1e-4): case["tracker_global_std_True"],
-        ("group", 1e-4): case["tracker_global_std_False"],
-        ("group", 1e-6): case["formula_group_std_population_eps1e-6"],
-    }
-    for (std, eps), values in expected.items():
-        np.testing.assert_allclose(single(case, std, eps), by_prompt(case, values), atol=1e-9)
-    np.testing.assert_allclose(single(case, "global", 1e-4, 5.0), by_prompt(case, case["clipped_5_global"]), atol=1e-9)
+@pytest.mark.parametrize("case", SDE["advantages_gdpo"], ids=lambda case: f"{case['groups']}x{case['group_size']}")
+def test_per_reward_matches_the_reference(case: dict):
+    rewards = torch.stack([table(case["rewards"][name]).squeeze(-1) for name in case["names"]], dim=2)
+    weights = table(case["weights"]).squeeze(-1)
+    near(advantages(rewards, weights, "per_reward"), case["gdpo_batch_whitened"], 1e-8)
+    near(advantages(rewards, weights, "per_reward", floor=0), case["gdpo_batch_whitened"], 1e-8)
+    near(advantages(rewards, weights, "weighted_sum_group_std"), case["sum_then_group_norm_population_eps_1e-4"], 1e-8)
+    # One reward alone, where it varies in every group, is whitened already.
+    for name, dimension in zip(case["names"], range(len(case["names"])), strict=True):
+        alone, golden = rewards[..., dimension : dimension + 1], case["per_reward_population_std_floor_1e-6"][name]
+        if (alone.std(1) > 0).all():
+            near(advantages(alone, ones(1), "per_reward"), golden, 1e-8)
 
 
-@pytest.mark.parametrize("case", GOLDEN["gdpo"], ids=lambda case: f"{case['groups']}x{case['group_size']}")
-def test_gdpo_matches_the_reference(case):
-    tables = {name: np.array(table) for name, table in case["rewards"].items()}
-    weights = dict(zip(case["names"], case["weights"], strict=True))
-    whitened = normalise_then_sum(tables, weights, "group", 0.0, FAR)
-    np.testing.assert_allclose(whitened.values, case["gdpo_batch_whitened"], atol=1e-8)
-    summed = sum_then_normalise(tables, weights, "group", 1e-4, FAR)
-    np.testing.assert_allclose(summed.values, case["sum_then_group_norm_population_eps_1e-4"], atol=1e-8)
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("weighted_sum_global_std", "flow_grpo_global_std_True"),
+        ("weighted_sum_group_std", "flow_grpo_global_std_False"),
+        ("per_reward", "flow_factory_gdpo (formula)"),
+        ("no_std", "dr_grpo_no_std (formula; prismaudio stat_tracking_wostd)"),
+    ],
+)
+def test_methods_match_their_authors_on_one_table(method: Method, name: str):
+    rewards = torch.stack([by_prompt(PEERS["prompts"], PEERS["rewards"][n]) for n in PEERS["rewards"]], dim=2)
+    weights = torch.tensor([PEERS["weights"][n] for n in PEERS["rewards"]])
+    near(advantages(rewards, weights, method), by_prompt(PEERS["prompts"], PEERS[name]), 1e-6)
 
 
-def test_by_hand():
-    # Means 2 and 5, population deviations 1 and 2.
-    table = {"r": np.array([[1.0, 3.0], [3.0, 7.0]])}
-    result = sum_then_normalise(table, {"r": 2.0}, "group", 0.0, 5.0)
-    np.testing.assert_allclose(result.values, [[-1, 1], [-1, 1]])
-    # Twice the rewards: centred +-2 and +-4 over the batch's deviation sqrt(((-4)^2 + 0 + 0 + 8^2) / 4 - 1) = sqrt(19).
-    result = sum_then_normalise(table, {"r": 2.0}, "global", 0.0, 5.0)
-    np.testing.assert_allclose(result.values, np.array([[-2, 2], [-4, 4]]) / np.sqrt(19))
+# Twice the reward: means 4 and 10, deviations 2 and 4; over all four sqrt(4 + 36 + 36 + 196) / 4 - 49) = sqrt(19).
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("weighted_sum_group_std", [[-1, 1], [-1, 1]]),
+        ("weighted_sum_global_std", [[-2 / 19**0.5, 2 / 19**0.5], [-4 / 19**0.5, 4 / 19**0.5]]),
+        ("no_std", [[-2, 2], [-4, 4]]),
+        ("per_reward", [[-1, 1], [-1, 1]]),
+    ],
+)
+def test_by_hand(method: Method, expected: list):
+    near(advantages(table([[1.0, 3.0], [3.0, 7.0]]), torch.tensor([2.0]), method, eps=0.0), expected)
+
+
+def test_per_reward_adds_what_is_normalised_by_hand():
+    # Rewards of deviations 1 and 10 count alike: z = (-1, 1, -1, 1) and (1, 1, -1, -1); 2 z1 + z2 over its sqrt(5).
+    rewards = table([[[0.0, 30.0], [2.0, 30.0], [0.0, 10.0], [2.0, 10.0]]], dims=2)
+    near(
+        advantages(rewards, torch.tensor([2.0, 1.0]), "per_reward"),
+        [[-1 / 5**0.5, 3 / 5**0.5, -3 / 5**0.5, 1 / 5**0.5]],
+    )
+
+
+def test_a_reward_below_its_floor_stays_small():
+    noise, signal = [0.5, 0.5 + 1e-6, 0.5, 0.5 - 1e-6], [0.1, 0.2, 0.3, 0.4]
+    both = table([list(zip(noise, signal, strict=True))], dims=2)
+    alone = advantages(table([signal]), ones(1), "per_reward", floor=1e-3)
+    near(advantages(both, ones(2), "per_reward", floor=1e-3), alone, 5e-3)
+    assert (advantages(both, ones(2), "per_reward", floor=0) - alone).abs().max() > 0.3
 
 
 def test_a_missing_score_leaves_every_statistic():
-    with_gap = {"r": np.array([[1.0, 3.0, np.nan], [3.0, 7.0, 5.0]])}
-    result = sum_then_normalise(with_gap, {"r": 1.0}, "group", 0.0, 5.0)
-    np.testing.assert_allclose(result.values[0], [-1, 1, 0])
-    assert result.mask.tolist() == [[True, True, False], [True, True, True]]
-    assert result.samples == 5
+    rewards, mask = table([[1.0, 3.0, NAN], [3.0, 7.0, 5.0]]), torch.tensor([[True, True, False], [True] * 3])
+    near(advantages(rewards, ones(1), "weighted_sum_group_std", mask, eps=0)[0], [-1, 1, 0])
+    near(advantages(rewards, ones(1), "no_std", mask)[0], [-1, 1, 0])
+    spread = torch.tensor([1.0, 3.0, 3.0, 7.0, 5.0]).double().std(correction=0)
+    near(advantages(rewards, ones(1), "weighted_sum_global_std", mask, eps=0)[0], torch.tensor([-1, 1, 0]) / spread)
 
 
-def test_sum_leaves_out_a_sample_with_one_missing_dimension_but_not_a_group_without_the_dimension():
-    tables = {"a": np.array([[1.0, 3.0], [0.0, 4.0]]), "b": np.array([[np.nan, 2.0], [np.nan, np.nan]])}
-    result = sum_then_normalise(tables, {"a": 1.0, "b": 1.0}, "group", 0.0, 5.0)
-    assert result.mask.tolist() == [[False, True], [True, True]]
-    np.testing.assert_allclose(result.values, [[0, 0], [-1, 1]])
+def test_a_sum_leaves_out_a_sample_with_a_gap_but_not_a_group_without_the_dimension():
+    rewards = table([[[1.0, NAN], [3.0, 2.0], [5.0, 4.0]], [[0.0, NAN], [4.0, NAN], [2.0, NAN]]], dims=2)
+    mask = ~rewards.isnan()
+    near(advantages(rewards, ones(2), "no_std", mask), [[0, -2, 2], [-2, 2, 0]])
+    assert trained(mask, "no_std").tolist() == [[False, True, True], [True, True, True]]
+    # Over all samples only those count that have every score: 5 and 9.
+    near(advantages(rewards, ones(2), "weighted_sum_global_std", mask, eps=0), [[0, -1, 1], [-1, 1, 0]])
 
 
-def test_gdpo_uses_what_is_there():
-    tables = {"a": np.array([[1.0, 3.0, 5.0]]), "b": np.array([[np.nan, 2.0, 4.0]])}
-    result = normalise_then_sum(tables, {"a": 1.0, "b": 1.0}, "group", 0.0, 5.0)
-    a = np.array([-1, 0, 1]) * np.sqrt(1.5)
-    total = a + np.array([0, -1, 1])
-    np.testing.assert_allclose(result.values[0], total / total.std(), atol=1e-12)
-    assert result.mask.all()
+def test_per_reward_uses_what_is_there():
+    rewards = table([[[1.0, NAN], [3.0, 2.0], [5.0, 4.0]]], dims=2)
+    mask = ~rewards.isnan()
+    total = torch.tensor([-1.0, 0, 1]).double() * 1.5**0.5 + torch.tensor([0.0, -1, 1]).double()
+    near(advantages(rewards, ones(2), "per_reward", mask), (total / total.std(correction=0))[None])
+    assert trained(mask, "per_reward").all()
+    gone = advantages(rewards, ones(2), "per_reward", mask & torch.tensor([[[False], [True], [True]]]))
+    assert gone[0, 0] == 0
+    near(gone, [[0, -1, 1]])
 
 
-def test_a_reward_below_its_resolution_stays_small():
-    noise = np.array([[0.5, 0.5 + 1e-6, 0.5, 0.5 - 1e-6]])
-    signal = np.array([[0.1, 0.2, 0.3, 0.4]])
-    both = normalise_then_sum({"n": noise, "s": signal}, {"n": 1.0, "s": 1.0}, "group", 1e-3, 5.0)
-    alone = normalise_then_sum({"s": signal}, {"s": 1.0}, "group", 1e-3, 5.0)
-    np.testing.assert_allclose(both.values, alone.values, atol=5e-3)
+@pytest.mark.parametrize("method", ["weighted_sum_group_std", "weighted_sum_global_std", "no_std", "per_reward"])
+def test_nothing_to_learn_from(method: Method):
+    assert not advantages(torch.full((2, 3, 1), 0.7), ones(1), method, eps=0).any()
+    nobody = torch.zeros(2, 3, dtype=torch.bool)
+    assert not advantages(torch.full((2, 3, 1), NAN), ones(1), method, nobody).any()
+    assert not trained(nobody[..., None], method).any()
+    assert advantages(torch.zeros(0, 3, 1), ones(1), method).shape == (0, 3)
 
 
-def test_nothing_to_learn_from():
-    flat = normalise_then_sum({"r": np.full((2, 3), 0.7)}, {"r": 1.0}, "group", 1e-3, 5.0)
-    assert not flat.values.any()
-    absent = sum_then_normalise({"r": np.full((2, 3), np.nan)}, {"r": 1.0}, "global", 1e-3, 5.0)
-    assert absent.samples == 0
-    assert not absent.values.any()
+@pytest.mark.parametrize("method", ["weighted_sum_group_std", "weighted_sum_global_std", "no_std", "per_reward"])
+@pytest.mark.parametrize("broken", [NAN, INF, -INF])
+def test_a_score_that_is_no_number_is_refused_unless_masked(method: Method, broken: float):
+    rewards = torch.arange(12.0).reshape(2, 3, 2)
+    rewards[1, 2, 0] = broken
+    with pytest.raises(ObjectiveError, match=r"\[\[1, 2, 0\]\] are NaN or infinite"):
+        advantages(rewards, ones(2), method)
+    mask = torch.ones(2, 3, 2, dtype=torch.bool)
+    with pytest.raises(ObjectiveError, match="left out by the mask"):
+        advantages(rewards, ones(2), method, mask)
+    mask[1, 2, 0] = False
+    assert advantages(rewards, ones(2), method, mask).isfinite().all()
+    assert advantages(rewards, ones(2), method, mask.all(2)).isfinite().all()
 
 
-def test_errors_name_the_dimension():
-    config = AlgorithmConfig()
-    group = {"semantic": np.zeros(8)}
-    with pytest.raises(PrismError, match="temporal"):
-        advantages([group], {"semantic": 1.0, "temporal": 1.0}, config)
-    with pytest.raises(PrismError, match="weight is 0"):
-        advantages([group], {"semantic": 0.0}, config)
-    with pytest.raises(PrismError, match="one size"):
-        advantages([group, {"semantic": np.zeros(4)}], {"semantic": 1.0}, config)
-    assert advantages([group], {"semantic": 1.0, "temporal": 0.0}, config).samples == 8
-
-
-REWARDS = arrays(np.float64, (3, 5), elements=st.one_of(st.floats(0, 1, width=32), st.just(float("nan"))))
-
-
-HALF_MISSING = np.array([[0.0, 1.0, *[np.nan] * 3], *[[np.nan] * 5] * 2])
-
-
-@settings(max_examples=60, deadline=None)
-@example(a=HALF_MISSING, b=np.zeros((3, 5)), kind="sum", std="global")
-@given(a=REWARDS, b=REWARDS, kind=st.sampled_from(["sum", "gdpo"]), std=st.sampled_from(["group", "global"]))
-def test_properties(a, b, kind, std):
-    config = AlgorithmConfig(advantage=kind, std=std)
-    rewards = [{"a": x, "b": y} for x, y in zip(a, b, strict=True)]
-    result = advantages(rewards, {"a": 1.0, "b": 0.5}, config)
-    assert np.isfinite(result.values).all()
-    assert (np.abs(result.values) <= config.adv_clip).all()
-    assert not result.values[~result.mask].any()
-    assert result.mask[~np.isnan(a) & ~np.isnan(b)].all()
-    # A constant offset of one reward changes nothing.
-    moved = advantages([{"a": x + 0.25, "b": y} for x, y in zip(a, b, strict=True)], {"a": 1.0, "b": 0.5}, config)
-    np.testing.assert_allclose(moved.values, result.values, atol=1e-6)
+def test_what_does_not_fit_is_refused():
+    rewards = torch.zeros(2, 3, 4)
+    with pytest.raises(ObjectiveError, match=r"got \(2, 3, 4\) and \(3,\)"):
+        advantages(rewards, ones(3), "no_std")
+    with pytest.raises(ObjectiveError, match=r"got \(2, 3\)"):
+        advantages(rewards[..., 0], ones(3), "no_std")
+    with pytest.raises(ObjectiveError, match=r"got \(3, 2, 1\)"):
+        advantages(rewards, ones(4), "no_std", torch.ones(3, 2, dtype=torch.bool))
+    with pytest.raises(ObjectiveError, match="Unknown advantage method 'gdpo'"):
+        advantages(rewards, ones(4), "gdpo")  # pyright: ignore[reportArgumentType]
