@@ -19,8 +19,8 @@ SHORTEST_S = 0.05
 class Batch:
     """B = G * N samples, prompt-major.
 
-    audio: (B, 2, S) float32, zeros where `finite` is False. rms_db: (B,) level over both channels in dBFS.
-    finite: (B,) whether the sample held numbers only. silent: (B,) whether it lies below -60 dBFS RMS.
+    audio: (B, 2, S) float32, zeros where `finite` is False; the caller's memory, not to be written to.
+    rms_db: (B,) level over both channels in dBFS. finite: (B,) whether the sample held numbers only. silent: (B,) whether it lies below -60 dBFS RMS.
     """
 
     audio: Tensor
@@ -56,8 +56,7 @@ def prepare(waveforms: np.ndarray, sample_rate: int, references: list[Reference]
             f"Rewards need at least {SHORTEST_S} s of sound; got {x.shape[-1]} samples at {sample_rate} Hz."
         )
     groups, members = x.shape[:2]
-    # Not copied, though the object store hands out read-only views: fresh memory costs more than most measurements.
-    audio = torch.from_dlpack(np.ascontiguousarray(x).reshape(groups * members, 2, -1))
+    audio = _borrowed(np.ascontiguousarray(x).reshape(groups * members, 2, -1))
     rms = torch.linalg.vector_norm(audio.flatten(1), dim=1) / np.sqrt(2 * audio.shape[-1])
     finite = torch.isfinite(rms)
     if not finite.all():
@@ -67,6 +66,17 @@ def prepare(waveforms: np.ndarray, sample_rate: int, references: list[Reference]
     if rate is not None and rate != sample_rate:
         audio, sample_rate = resample(audio, sample_rate, rate), rate
     return Batch(audio, sample_rate, groups, members, rms_db, finite, finite & (rms_db < SILENCE_DB))
+
+
+def _borrowed(x: np.ndarray) -> Tensor:
+    """A view of an array, read-only ones from the object store included: fresh memory costs more than a measurement.
+
+    Matrix products round differently at other addresses, so scorers multiply only what they have computed themselves.
+    """
+    try:
+        return torch.from_dlpack(x)
+    except BufferError:  # numpy before 2.1 does not lend read-only arrays
+        return torch.tensor(x)
 
 
 def resample(audio: Tensor, sample_rate: int, rate: int) -> Tensor:

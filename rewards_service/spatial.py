@@ -5,6 +5,7 @@ difference are turned into a place on screen and compared with the object's plac
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from rewards_service.batch import Batch, finish, prepare
+from rewards_service.batch import finish, prepare
 from rewards_service.scores import Reference, Scores
 
 LEAD_S = 0.01
@@ -42,96 +43,94 @@ class SpatialScorer:
     ) -> Scores:
         """Score (G, N, 2, S) waveforms; without impacts the loud parts of the whole clip are judged."""
         batch = prepare(waveforms, sample_rate, references)
-        times, used, target = self._windows(batch, references)
-        delay, level, energy = self._measure(batch, times)
-        seen = batch.expand(target)
-        by_delay, by_level = delay / self.delay_s, level / self.level_db
-        match = 0.5 * (self._match(by_delay, seen) + self._match(by_level, seen))
-        weights = energy.sqrt() * batch.expand(used)
-        values = (match * weights).sum(1) / weights.sum(1).clamp_min(1e-20)
-        measured = self._details(batch, references, times, used, seen, delay, level, weights) if detail else None
-        return finish(batch, values, measured)
+        values, measured = [], []
+        for clips, reference in zip(batch.audio.split(batch.members), references, strict=True):
+            times, seen = self._windows(reference, batch.seconds)
+            delay, level, energy = self._measure(clips, batch.sample_rate, times)
+            match = 0.5 * (self._match(delay / self.delay_s, seen) + self._match(level / self.level_db, seen))
+            weights = energy.sqrt()
+            values.append((match * weights).sum(1) / weights.sum(1).clamp_min(1e-20))
+            if detail:
+                measured += self._details(reference, times, seen, delay, level, weights)
+        return finish(batch, torch.cat(values), measured if detail else None)
 
     def _match(self, measured: Tensor, seen: Tensor) -> Tensor:
         return torch.exp(-(measured - seen).abs() / self.softness)
 
-    def _windows(self, batch: Batch, references: list[Reference]) -> tuple[Tensor, Tensor, Tensor]:
-        """(G, E) start times in s, which of them count, and the place seen in the middle of each."""
-        even = np.arange(0.0, max(batch.seconds - self.window_s, 0.0) + 1e-9, self.window_s / 2)
-        rows = [np.clip(np.array(r.events) - LEAD_S, 0, None) if r.events else even for r in references]
-        count = max(len(row) for row in rows)
-        times = np.zeros((len(rows), count), np.float32)
-        used, target = np.zeros_like(times), np.zeros_like(times)
-        for g, (row, reference) in enumerate(zip(rows, references, strict=True)):
-            times[g, : len(row)] = row
-            used[g, : len(row)] = 1.0
-            offset = LEAD_S if reference.events else self.window_s / 2
-            target[g, : len(row)] = [reference.position_at(float(t) + offset) for t in row]
-        return torch.tensor(times), torch.tensor(used), torch.tensor(target)
+    def _windows(self, reference: Reference, seconds: float) -> tuple[np.ndarray, Tensor]:
+        """(E,) start times in s, and the place seen in the middle of each."""
+        if reference.events:
+            offset = LEAD_S
+            times = np.clip(np.array(reference.events) - offset, 0, None)
+        else:
+            offset = self.window_s / 2
+            times = np.arange(0.0, max(seconds - self.window_s, 0.0) + 1e-9, offset)
+        return times, torch.tensor([reference.position_at(float(time) + offset) for time in times])
 
-    def _measure(self, batch: Batch, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, E) delay in s (left after right), level difference in dB (right minus left) and energy per window."""
-        rate, length = batch.sample_rate, round(self.window_s * batch.sample_rate)
-        starts = (times * rate).round().long().clamp(0, max(batch.audio.shape[-1] - 1, 0))
-        index = (starts[..., None] + torch.arange(length)).clamp_max(batch.audio.shape[-1] - 1)
-        per_group = batch.audio.view(batch.groups, batch.members, 2, -1)
-        windows = torch.stack(
-            [clip[..., i.flatten()].unflatten(-1, i.shape) for clip, i in zip(per_group, index, strict=True)]
-        ).flatten(0, 1)
+    def _measure(self, clips: Tensor, rate: int, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 2, S) to (N, E) delay in s (left after right), level in dB (right minus left) and energy per window."""
+        length, last = round(self.window_s * rate), clips.shape[-1] - 1
+        starts = np.rint(times.astype(np.float32) * rate).astype(int).clip(0, last)
+        windows = torch.stack([_stretch(clips, start, length) for start in starts.tolist()], dim=2)
         power = windows.square().sum(-1) + 1e-10
         level = 10 * torch.log10(power[:, 1] / power[:, 0])
         size = int(next_fast_len(length + round(2 * self.delay_s * rate), real=True) or length)
         spectrum = torch.fft.rfft(windows, n=size)
-        first, last = (int(min(hz / rate, 0.5) * size) for hz in (self.lowest_hz, self.highest_hz))
-        spectrum = spectrum[..., first : last + 1]
-        cross = spectrum[:, 0] * spectrum[:, 1].conj()
-        cross = cross * cross.abs().clamp_min_(1e-12).pow_(-self.whitening)
-        return self._delay(cross, first, size, rate), level, power.sum(1)
-
-    def _delay(self, cross: Tensor, first: int, size: int, rate: int) -> Tensor:
-        """(B, E, K) cross spectra from bin `first` on to the (B, E) best delay in s within 1.25 `delay_s`."""
+        low, high = (int(min(hz / rate, 0.5) * size) for hz in (self.lowest_hz, self.highest_hz))
+        left, right = spectrum[..., low : high + 1].unbind(1)
+        # The whitened cross spectrum; its real part belongs to what is even in the lag, its imaginary part to the rest.
+        even = (left.real * right.real).addcmul_(left.imag, right.imag)
+        odd = (left.imag * right.real).addcmul_(left.real, right.imag, value=-1)
+        white = even.square().addcmul_(odd, odd).clamp_min_(1e-24).pow_(-self.whitening / 2)
         reach = int(1.25 * self.delay_s * rate * UPSAMPLE) + 1
-        lags = torch.arange(-reach, reach + 1) / UPSAMPLE
-        angle = torch.outer(first + torch.arange(cross.shape[-1]), lags) * (2 * torch.pi / size)
-        basis = torch.stack([angle.cos(), -angle.sin()], dim=1).flatten(0, 1)
-        correlation = torch.view_as_real(cross).flatten(-2) @ basis
-        best = correlation.argmax(-1).clamp(1, len(lags) - 2)
-        left, mid, right = (correlation.gather(-1, (best + k)[..., None])[..., 0] for k in (-1, 0, 1))
-        bend = (left - 2 * mid + right).clamp_max(-1e-20)
-        shift = (0.5 * (left - right) / bend).clamp(-1, 1)
-        return (lags[best] + shift / UPSAMPLE) / rate
+        cosines, sines = _waves(low, high, size, reach)
+        delay = _peak(even.mul_(white) @ cosines, odd.mul_(white) @ sines) / (UPSAMPLE * rate)
+        return delay, level, power.sum(1)
 
     def _details(
-        self,
-        batch: Batch,
-        references: list[Reference],
-        times: Tensor,
-        used: Tensor,
-        seen: Tensor,
-        delay: Tensor,
-        level: Tensor,
-        weights: Tensor,
+        self, reference: Reference, times: np.ndarray, seen: Tensor, delay: Tensor, level: Tensor, weights: Tensor
     ) -> list[dict[str, Any]]:
+        heard = 0.5 * (delay / self.delay_s + level / self.level_db)
+        share = weights / weights.amax(1, keepdim=True).clamp_min(1e-20)
         rows = []
-        for index in range(batch.groups * batch.members):
-            group = index // batch.members
-            loudest = float(weights[index].max())
+        for index in range(len(delay)):
             windows = [
                 {
-                    "time_s": round(float(times[group, e]), 3),
+                    "time_s": round(float(times[e]), 3),
                     "delay_ms": round(1000 * float(delay[index, e]), 3),
                     "level_db": round(float(level[index, e]), 2),
-                    "heard_position": round(
-                        float(0.5 * (delay[index, e] / self.delay_s + level[index, e] / self.level_db)), 3
-                    ),
-                    "seen_position": round(float(seen[index, e]), 3),
-                    "weight": round(float(weights[index, e]) / max(loudest, 1e-20), 3),
+                    "heard_position": round(float(heard[index, e]), 3),
+                    "seen_position": round(float(seen[e]), 3),
+                    "weight": round(float(share[index, e]), 3),
                 }
-                for e in range(times.shape[1])
-                if used[group, e] > 0
+                for e in range(len(times))
             ]
-            rows.append({"basis": basis(references[group]), "windows": windows})
+            rows.append({"basis": basis(reference), "windows": windows})
         return rows
+
+
+def _stretch(clips: Tensor, start: int, length: int) -> Tensor:
+    """(N, 2, length) samples from `start` on; past the end the last one is held."""
+    piece = clips[..., start : start + length]
+    missing = length - piece.shape[-1]
+    return torch.cat([piece, clips[..., -1:].expand(-1, -1, missing)], dim=-1) if missing else piece
+
+
+@lru_cache(maxsize=4)
+def _waves(low: int, high: int, size: int, reach: int) -> tuple[Tensor, Tensor]:
+    """(high - low + 1, reach + 1) cosines and sines of the bins low..high of `size` at lags 0..reach / UPSAMPLE."""
+    angle = torch.outer(torch.arange(low, high + 1), torch.arange(reach + 1) / UPSAMPLE) * (2 * torch.pi / size)
+    return angle.cos(), angle.sin()
+
+
+def _peak(even: Tensor, odd: Tensor) -> Tensor:
+    """Lag of the highest point of a correlation, to fractions of a step, from its even and odd part at lags 0..R."""
+    correlation = torch.cat([(even + odd)[..., 1:].flip(-1), even - odd], dim=-1)
+    reach = even.shape[-1] - 1
+    best = correlation.argmax(-1).clamp(1, 2 * reach - 1)
+    left, mid, right = (correlation.gather(-1, (best + k)[..., None])[..., 0] for k in (-1, 0, 1))
+    bend = (left - 2 * mid + right).clamp_max(-1e-20)
+    return best - reach + (0.5 * (left - right) / bend).clamp(-1, 1)
 
 
 def basis(reference: Reference) -> str:

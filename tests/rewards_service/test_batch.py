@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rewards_service.aesthetic import AestheticScorer
 from rewards_service.batch import prepare
@@ -34,6 +35,20 @@ def test_level_is_measured_in_dbfs() -> None:
 def test_wrong_shapes_are_refused_with_the_shape(shape: tuple[int, ...], count: int) -> None:
     with pytest.raises(RewardError, match=r"\(groups, members, 2, samples\)|one reference a group|0.05 s"):
         prepare(np.zeros(shape, np.float32), 8000, [REFERENCE] * count)
+
+
+def test_sound_is_borrowed_and_only_copied_when_numpy_does_not_lend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = np.full((1, 1, 2, 1000), 0.1, np.float32)
+    sound.flags.writeable = False
+    assert prepare(sound, 8000, [REFERENCE]).audio.data_ptr() == sound.ctypes.data
+
+    def refuse(_: np.ndarray) -> torch.Tensor:
+        raise BufferError
+
+    monkeypatch.setattr(torch, "from_dlpack", refuse)
+    copied = prepare(sound, 8000, [REFERENCE])
+    assert copied.audio.data_ptr() != sound.ctypes.data
+    np.testing.assert_array_equal(copied.audio.numpy(), sound[0])
 
 
 def test_silence_is_a_measured_zero(scorers: list[Scorer]) -> None:

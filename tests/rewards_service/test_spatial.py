@@ -89,6 +89,14 @@ def test_clips_with_and_without_impacts_share_a_batch(world: World) -> None:
     np.testing.assert_allclose(mixed[:, 0], alone, atol=1e-5)
 
 
+def test_an_impact_at_the_very_end_is_heard() -> None:
+    sound = np.roll(placed(0.0003, 6.0), round(0.78 * RATE), -1)
+    scores = SCORER.score(sound, RATE, [Reference("c", "", 1.0, (0.98,), (0.5,), 16.0)], detail=True)
+    assert scores.measured is not None
+    assert scores.measured[0][0]["windows"][0]["delay_ms"] == pytest.approx(0.3, abs=0.03)
+    assert scores.values.item() > 0.8
+
+
 def test_unknown_positions_mean_the_centre() -> None:
     sound = placed(0.0, 0.0)
     assert SCORER.score(sound, RATE, [Reference("c", "", 1.0, (0.2,), (), 16.0)]).values.item() > 0.95
