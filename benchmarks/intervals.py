@@ -42,18 +42,22 @@ def student(values: np.ndarray) -> Interval:
 def bootstrap(
     statistic: Callable[[np.ndarray], float], count: int, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """A statistic of row indices with the percentile interval over resampled rows.
-
-    Resamples where it is not finite are left out; with more than a tenth of those there are no bounds.
-    """
+    """A statistic of row indices with the percentile interval over resampled rows; of one row without bounds."""
     whole = float(statistic(np.arange(count)))
     draws = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    found = np.array([statistic(rows) for rows in draws])
-    known = found[np.isfinite(found)]
-    if count < 2 or known.size < 0.9 * resamples:
-        return Interval(whole)
+    return percentile(whole, np.array([statistic(rows) for rows in draws] if count > 1 else []))
+
+
+def percentile(value: float, resampled: np.ndarray) -> Interval:
+    """A value with the 95 % percentile interval of its resamples.
+
+    Those that are not finite are left out; with more than a tenth of them, or none at all, there are no bounds.
+    """
+    known = resampled[np.isfinite(resampled)]
+    if known.size == 0 or known.size < 0.9 * resampled.size:
+        return Interval(value)
     low, high = np.quantile(known, [0.025, 0.975])
-    return Interval(whole, float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def adjusted_mean(cost: np.ndarray, evaluations: np.ndarray, expected: float) -> float:
