@@ -189,7 +189,7 @@ class OptimiserConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
     eps: PositiveFloat = 1e-10
     grad_clip: PositiveFloat = 1.0
-    ema: float = Field(default=0.9, ge=0, lt=1)
+    ema: float = Field(default=0.98, ge=0, lt=1)
 
 
 class LearnerConfig(Section):
