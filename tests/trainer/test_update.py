@@ -1,91 +1,21 @@
+"""One iteration of the learner: presets, masks, invariants, minibatches."""
+
 import copy
-import threading
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from foundation.conditions import Conditions
-from foundation.grids import grid
-from foundation.transitions import gaussian_kl, kernel, log_density
-from tests.trainer.builders import LENGTH, WEIGHTS, algorithm, sample_groups, tiny_model
-from trainer.advantages import advantages
+from tests.trainer.builders import WEIGHTS, algorithm, sample_groups, tiny_model
 from trainer.batch import IterationBatch, passes
 from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.errors import DivergenceError, InvariantError
-from trainer.group import Group
 from trainer.update import Learner
 
 OPTIMISER = OptimiserConfig(lr=1e-3)
-VARIANTS = {
-    "fast": {"minibatches": 1},
-    "two steps": {"minibatches": 1, "window_size": 2},
-    "guided": {"minibatches": 1, "window_size": 2, "cfg_scale": 3.0},
-    "sum": {"minibatches": 1, "advantage": "sum", "std": "global"},
-    "cps": {"minibatches": 1, "transition": "cps", "window_size": 2},
-    "mean KL": {"minibatches": 1, "window_size": 2, "kl_beta": 0.5, "kl_space": "mean"},
-    "velocity KL": {"minibatches": 1, "kl_beta": 0.5, "kl_space": "velocity"},
-}
 
 
 def learner(config: AlgorithmConfig, **changes) -> Learner:
     return Learner(tiny_model(), config, OPTIMISER, WEIGHTS, **changes)
-
-
-def naive_gradients(model, reference, groups: list[Group], config: AlgorithmConfig) -> dict[str, Tensor]:
-    """The objective sample by sample, step by step, with nothing shared."""
-    table = advantages([group.rewards for group in groups], WEIGHTS, config)
-    sigmas = grid(config.grid, config.steps)
-    losses = []
-    for row, group in enumerate(groups):
-        inputs = Conditions(*(torch.from_numpy(group.conditions[n])[None] for n in ("video", "text", "sync")))
-        for member in range(config.group_size):
-            for k, step in enumerate(group.window.steps):
-                x, x_next = (torch.from_numpy(group.latents[k + i][member : member + 1]) for i in (0, 1))
-
-                def transition(of, x=x, step=step, inputs=inputs):
-                    prepared = of.prepare(of.condition(inputs, LENGTH), LENGTH, config.cfg_scale)
-                    v = of.velocity(x, float(sigmas[step]), prepared)
-                    levels = float(sigmas[step]), float(sigmas[step + 1]), config.noise_level, float(sigmas[1])
-                    return kernel(config.transition)(x, v, *levels), v
-
-                policy, v = transition(model)
-                ratio = (log_density(x_next, policy) - float(group.log_probs[k, member])).exp()
-                a = table.values[row, member]
-                loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - config.clip_range, 1 + config.clip_range))
-                if config.kl_beta:
-                    with torch.no_grad():
-                        anchor, v_ref = transition(reference)
-                    kl = gaussian_kl(policy, anchor) if config.kl_space == "mean" else ((v - v_ref) ** 2).mean()
-                    loss = loss + config.kl_beta * kl
-                losses.append(loss.squeeze())
-    torch.stack(losses).mean().backward()
-    return {name: p.grad.clone() for name, p in model.trainable().items()}
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_shared_passes_have_the_gradient_of_the_naive_loss(name):
-    config = algorithm(**VARIANTS[name])
-    trained = learner(config)
-    groups = sample_groups(trained.model, config, 0, 0)
-    naive_model, start = tiny_model(), tiny_model()
-    if config.kl_beta:
-        # Away from the reference, where the KL has a gradient; the old densities are then those of the moved policy.
-        for model in (trained.model, naive_model):
-            with torch.no_grad():
-                model.trainable()["model.model.transformer.project_out.weight"].mul_(1.1)
-        trained.at_version(0)
-        groups = sample_groups(trained.model, config, 0, 0)
-    expected = naive_gradients(naive_model, start, groups, config)
-    metrics = trained.update(IterationBatch.of(0, groups))
-    norm = torch.stack([g.square().sum() for g in expected.values()]).sum().sqrt().item()
-    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    scale = min(1.0, OPTIMISER.grad_clip / norm)
-    for key, parameter in trained.parameters.items():
-        assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, expected[key] * scale, atol=2e-5 * norm, rtol=1e-3)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -98,26 +28,60 @@ def test_groups_per_pass_only_bounds_memory(limit):
     assert many["loss"] == pytest.approx(one["loss"], abs=1e-6)
 
 
-@pytest.mark.parametrize(("size", "guidance", "expected"), [(1, 1.0, 4), (2, 1.0, 4 + 16), (2, 3.0, 2 * (4 + 16))])
-def test_trained_evaluations_are_counted(size, guidance, expected):
-    config = algorithm(window_size=size, cfg_scale=guidance, minibatches=1)
-    trained = learner(config)
-    metrics = trained.update(IterationBatch.of(0, sample_groups(trained.model, config, 0, 0)))
-    assert metrics["nfe_trained"] == expected
-    assert metrics["nfe_reference"] == 0
-    assert metrics["samples"] == 16
+# Velocity evaluations with gradient and of the reference, and of one group's rollout in windows that begin at step 0.
+PRESETS = {
+    "fast": ({"window_hi": 2, "tail_steps": 2}, 2 * 3, 0),
+    "paper": ({}, 3 + 12, 3 + 12),
+    "official": ({"window_lo": 1, "window_hi": 1}, 2 * (6 + 12), 2 * (6 + 12)),
+    "full_sde": ({}, 3 + 5 * 12, 0),
+}
 
 
-def test_the_paper_preset_trains_with_a_reference():
-    config = AlgorithmConfig(preset="paper", group_size=4, prompts=3, steps=6)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains(preset):
+    changes, trained_nfe, reference_nfe = PRESETS[preset]
+    config = AlgorithmConfig.model_validate({"preset": preset, "group_size": 4, "prompts": 3, "steps": 6, **changes})
     trained = learner(config)
     for iteration in range(3):
         metrics = trained.update(IterationBatch.of(iteration, sample_groups(trained.model, config, 0, iteration)))
         assert metrics["mismatch"] < 1e-5
-        assert metrics["optimiser_steps"] == 1
-        assert metrics["nfe_reference"] == metrics["nfe_trained"] == 3 + 12
-    assert metrics["kl"] > 0
+        assert metrics["optimiser_steps"] == config.epochs * config.minibatches
+        assert (metrics["nfe_trained"], metrics["nfe_reference"]) == (trained_nfe, reference_nfe)
+        assert (metrics["samples"], metrics["masked"]) == (12, 0)
+        assert len(metrics["delta_log_prob"]) == len(metrics["policy_kl"]) == config.width
+        assert metrics["grad_norm"] > 0
+    assert (metrics["kl"] > 0) == (reference_nfe > 0)
     assert trained.version == 3
+    assert len(set(trained.checksums.values())) == 4
+
+
+def test_metrics_name_the_conflicts_and_spreads_of_the_batch():
+    config = algorithm()
+    trained = learner(config)
+    groups = sample_groups(trained.model, config, 0, 0)
+    metrics = trained.update(IterationBatch.of(0, groups))
+    tables = np.array([[group.rewards[name] for name in WEIGHTS] for group in groups])
+    z = (tables - tables.mean(2, keepdims=True)) / tables.std(2, keepdims=True)
+    expected = np.corrcoef(np.concatenate(list(z), axis=1))
+    names = list(WEIGHTS)
+    pairs = {f"{a}/{b}": expected[i, j] for i, a in enumerate(names) for j, b in enumerate(names) if i < j}
+    assert metrics["conflict"] == pytest.approx(pairs)
+    assert metrics["reward_spread"] == pytest.approx(tables.sum(1).std(1).mean())
+    assert metrics["weights"] == WEIGHTS
+
+
+def test_projected_weights_are_trained_with_and_reported():
+    config = algorithm(conflict="project", prompts=2, minibatches=1)
+    trained, plain = learner(config), learner(algorithm(prompts=2, minibatches=1))
+    groups = sample_groups(trained.model, config, 0, 0)
+    for group in groups:
+        group.rewards["temporal"] = -group.rewards["semantic"] + 0.1 * group.rewards["aesthetic"]
+        group.rewards["spatial"] = -3 * group.rewards["semantic"] - group.rewards["aesthetic"]
+    metrics, before = (each.update(IterationBatch.of(0, groups)) for each in (trained, plain))
+    assert metrics["conflict"] == before["conflict"]
+    assert min(metrics["conflict"].values()) < -0.9
+    assert metrics["weights"] != before["weights"] == WEIGHTS
+    assert trained.checksums[1] != plain.checksums[1]
 
 
 def test_learning_raises_the_reward():
@@ -135,7 +99,7 @@ def test_learning_raises_the_reward():
 
 
 def test_masked_samples_do_not_train():
-    config = algorithm(advantage="sum", minibatches=1)
+    config = algorithm(advantage="weighted_sum_group_std", minibatches=1)
     trained, other = learner(config), learner(config)
     groups = sample_groups(trained.model, config, 0, 0)
     groups[1].rewards["temporal"][2] = np.nan
@@ -178,6 +142,9 @@ BROKEN = {
     "different windows": lambda group: setattr(group, "window", type(group.window)(group.window.start + 1, 1)),
     "window start": lambda group: setattr(group, "window", type(group.window)(4, 1)),
     "members": lambda group: setattr(group, "latents", group.latents[:, :3]),
+    "and 2 initial noises": lambda group: setattr(group, "noises", 2),
+    r"means \(1, 4, 3, 4\)": lambda group: setattr(group, "means", group.means[..., :4]),
+    "means or log-densities that are not finite": lambda group: group.means.__setitem__((0, 1, 0, 0), np.inf),
     "another grid": lambda group: setattr(group, "sigmas", np.linspace(1, 0, 7) ** 2),
     "not finite": lambda group: group.latents.__setitem__((1, 0, 0, 0), np.nan),
     "do not share": lambda group: group.latents.__setitem__((0, 1), 0.0),
@@ -223,63 +190,3 @@ def test_minibatches_and_passes():
     groups[2].conditions["text"] = groups[2].conditions["text"][:2]
     runs = [[place for place, _ in run] for run in passes(list(enumerate(groups)), 2)]
     assert runs == [[0, 1], [2], [3, 4]]
-
-
-class Threads:
-    """Ranks that are threads of this process."""
-
-    def __init__(self, world: int):
-        self.world = world
-        self.barrier = threading.Barrier(world, timeout=30)
-        self.slots: list = [None] * world
-
-    def at(self, rank: int) -> "ThreadRank":
-        return ThreadRank(self, rank)
-
-
-class ThreadRank:
-    def __init__(self, together: Threads, rank: int):
-        self.together, self.rank, self.world = together, rank, together.world
-
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        for tensor, parts in zip(tensors, zip(*self._exchange(tensors), strict=True), strict=True):
-            tensor.copy_(torch.stack(parts).sum(0))
-        self.together.barrier.wait()
-
-    def max_(self, tensor: Tensor) -> None:
-        tensor.copy_(torch.stack([parts[0] for parts in self._exchange([tensor])]).amax(0))
-        self.together.barrier.wait()
-
-    def _exchange(self, tensors: Sequence[Tensor]) -> list:
-        self.together.slots[self.rank] = [tensor.clone() for tensor in tensors]
-        self.together.barrier.wait()
-        return list(self.together.slots)
-
-
-@pytest.mark.parametrize("prompts", [4, 3, 1])
-def test_ranks_train_as_one(prompts):
-    """Uneven shares, and a rank without any group."""
-    config = algorithm(prompts=prompts, window_size=2, minibatches=min(2, prompts))
-    alone = learner(config)
-    groups = sample_groups(alone.model, config, 0, 0)
-    groups[0].rewards["spatial"][1] = np.nan
-    everyone = {group.id: group.rewards for group in groups}
-    together = Threads(2)
-    ranks = [learner(config, ranks=together.at(rank)) for rank in range(2)]
-    results: list[dict] = [{}, {}]
-
-    def work(rank: int) -> None:
-        results[rank] = ranks[rank].update(IterationBatch.of(0, groups[rank::2], everyone))
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    expected = alone.update(IterationBatch.of(0, groups))
-    assert ranks[0].checksums[1] == ranks[1].checksums[1]
-    assert results[0] == results[1]
-    for key, value in expected.items():
-        assert results[0][key] == pytest.approx(value, rel=1e-3, abs=1e-6), key
-    for name, parameter in alone.parameters.items():
-        torch.testing.assert_close(ranks[0].parameters[name], parameter, atol=2e-5, rtol=0)
