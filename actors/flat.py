@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from actors.messages import GroupInfo
-from trainer.advantages import is_flat
 from trainer.config import AlgorithmConfig
+from trainer.flat import is_flat
 
 FLAT = "flat"
 

@@ -3,18 +3,17 @@
 A score that `mask` leaves out takes part in no statistic. Deviations are those of the population.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.errors import ObjectiveError
+from trainer.flat import ROUNDING, is_flat
+
+__all__ = ["advantages", "correlations", "is_flat", "project", "standardised", "trained"]
 
 Method = Literal["weighted_sum_group_std", "weighted_sum_global_std", "per_reward", "no_std"]
-# Below this a deviation is rounding, which no division may blow up.
-ROUNDING = 1e-12
 
 
 def advantages(
@@ -105,15 +104,6 @@ def project(weights: Tensor, correlation: Tensor) -> Tensor:
         return weights.double()
     multipliers, _ = nnls(c, -w)
     return torch.from_numpy(w + c @ multipliers)
-
-
-def is_flat(rewards: Mapping[str, np.ndarray], weights: Mapping[str, float], floor: float) -> bool:
-    """Whether no weighted reward of one group, {dimension: (N,)}, varies by more than `floor`; NaN is a missing score.
-
-    Judged reward by reward: several that vary can add up to a flat sum and still teach something (GDPO).
-    """
-    found = [rewards[name][~np.isnan(rewards[name])] for name, weight in weights.items() if weight != 0]
-    return all(values.size < 2 or values.std() <= max(floor, ROUNDING) for values in found)
 
 
 def _per_reward(table: Tensor, weights: Tensor, present: Tensor, eps: float, floor: float) -> Tensor:

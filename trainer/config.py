@@ -5,8 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from settings import Section
-from trainer.advantages import Method
-from trainer.fast_grpo import WindowPolicy
+from trainer.starts import WindowPolicy
 
 # What a preset sets beyond the class defaults, which are `fast`. docs/presets.md shows them side by side.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -105,7 +104,7 @@ class AlgorithmConfig(Section):
     tail: Literal["euler", "ab2", "dpmpp2m"] = "ab2"
     tail_steps: PositiveInt | None = 3
     cfg_scale: PositiveFloat = 1.0
-    advantage: Method = "per_reward"
+    advantage: Literal["weighted_sum_group_std", "weighted_sum_global_std", "per_reward", "no_std"] = "per_reward"
     std_eps: NonNegativeFloat = 0.0
     reward_floor: NonNegativeFloat = 1e-3
     adv_clip: PositiveFloat = 5.0

@@ -13,7 +13,7 @@ def describe(
     """The fields of a metrics line that hold for one iteration.
 
     taken: `actors.messages.Batch`. metrics: of `Learner.update`. seconds: of the learner. record: the coordinator's
-    `IterationRecord`, or None. status: the coordinator's.
+    `IterationRecord`, or None. status: the coordinator's. `nfe.rollout` is of the trained groups, `nfe.sampled` of all.
     """
     rewards = [info.rewards for info in taken.groups]
     names = list(rewards[0]) if rewards else []
@@ -31,6 +31,7 @@ def describe(
         **learned,
         "nfe": {
             "rollout": sum(info.nfe for info in taken.groups),
+            "sampled": record.nfe if record is not None else None,
             "trained": metrics["nfe_trained"],
             "reference": metrics["nfe_reference"],
         },

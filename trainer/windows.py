@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from trainer.config import AlgorithmConfig
 from trainer.errors import ObjectiveError
-from trainer.fast_grpo import window_start
 from trainer.group import Window
+from trainer.starts import window_start
 
 Spreads = Mapping[int, float]
 # Weight of the past in the running mean of a start's spread.
