@@ -15,6 +15,7 @@ SMALL = (
     "algorithm.steps=4",
     "algorithm.window_hi=1",
     "algorithm.tail_steps=2",
+    "algorithm.epochs=1",
     "rollout.prompts_per_task=2",
 )
 

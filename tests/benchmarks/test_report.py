@@ -62,7 +62,7 @@ def test_cost_and_scaling_are_filled_in(docs: Path, folder: Path, overrides: lis
 
 
 def test_savings_by_hand() -> None:
-    recipe = laptop(["algorithm.window_hi=3", "algorithm.window_size=1", "algorithm.tail_steps=4"])
+    recipe = laptop(["algorithm.window_hi=3", "algorithm.epochs=1", "algorithm.tail_steps=4"])
     lines = counted(lambda steps: variant("fast").configure(recipe, steps=steps), grids=(16,)).splitlines()[2:]
     # 12 groups of 8; starts 0 to 3: prefix 1.5, window 1, tail 4; without the short tail 16 - 1.5 - 1 steps.
     assert lines == [

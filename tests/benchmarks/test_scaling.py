@@ -10,7 +10,7 @@ from foundation.build import load_foundation
 from pipelines.recipe import find
 
 SMALL = ["algorithm.prompts=2", "algorithm.group_size=2", "algorithm.steps=4", "algorithm.window_hi=1",
-         "algorithm.tail_steps=2"]  # fmt: skip
+         "algorithm.tail_steps=2", "algorithm.epochs=1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("axis", [Axis("members", "group_size", (2, 4)), Axis("length", None, (0.5, 1.0))])

@@ -8,8 +8,9 @@ from trainer.config import AlgorithmConfig
 
 
 def config(**changes) -> AlgorithmConfig:
-    """P = 1, N = 8, T = 16."""
-    return AlgorithmConfig.model_validate({"prompts": 1, "minibatches": 1, "group_size": 8, "steps": 16, **changes})
+    """P = 1, N = 8, T = 16, one epoch."""
+    plain = {"prompts": 1, "minibatches": 1, "group_size": 8, "steps": 16, "epochs": 1}
+    return AlgorithmConfig.model_validate({**plain, **changes})
 
 
 def test_fast_by_hand() -> None:
@@ -17,6 +18,10 @@ def test_fast_by_hand() -> None:
     assert nfe(config(window_size=1, tail_steps=4), start=3) == Nfe(3 + 1 + 32, 1, 0)
     # Near the end of the grid the tail has fewer steps than it may have.
     assert nfe(config(window_size=1, window_hi=13, tail_steps=4), start=13) == Nfe(13 + 1 + 16, 1, 0)
+
+
+def test_every_epoch_trains_again() -> None:
+    assert nfe(config(window_size=2, tail_steps=4, epochs=3), start=0) == Nfe(1 + 8 + 32, 3 * 9, 0)
 
 
 def test_released_code_by_hand() -> None:

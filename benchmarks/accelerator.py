@@ -1,0 +1,357 @@
+"""The real-size model on one device: velocity, rollout and learner step against their bounds.
+
+Run: python -m benchmarks.accelerator --out runs/accelerator.json [--dtypes bf16 fp32] [--modes eager compile graphs]
+     python -m benchmarks.accelerator --device cpu --small --out FILE   # the code path only, in seconds
+Random weights in the released dimensions (518 M parameters), 9 s clips (194 frames), 256 text tokens. A bound is the
+larger of FLOPs over the fastest matrix product of that dtype measured here, and bytes of the weights, once per velocity
+call, over the bandwidth of a large copy measured here. Needs `foundation/`, `trainer/` and torch alone.
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import describe
+from foundation.conditions import Conditions
+from foundation.config import ModelConfig
+from foundation.dit import Prepared
+from foundation.grids import grid
+from foundation.model import FlowModel, initialise_unit_gain
+from foundation.sampling import hybrid_sample
+from settings import PrismError
+from trainer.batch import IterationBatch
+from trainer.config import AlgorithmConfig, OptimiserConfig
+from trainer.group import Group, group_id
+from trainer.update import Learner
+from trainer.windows import window
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ATTENTION = {
+    "default": None,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+MODES = ("eager", "compile", "graphs")
+WEIGHTS = {"first": 1.0, "second": 1.0}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Sizes. tokens: of (video, text, sync). matrix: side of the product that measures the device."""
+
+    config: ModelConfig
+    device: torch.device
+    frames: int
+    tokens: tuple[int, int, int]
+    prompts: int
+    repeats: int
+    matrix: int
+
+    @classmethod
+    def of(cls, device: str, small: bool, prompts: int, repeats: int) -> "Bench":
+        """The released sizes, or the smallest. Raises PrismError without a GPU unless small on a CPU was asked for."""
+        if device == "cpu" and small:
+            config = ModelConfig(latent_channels=4, width=32, depth=1, heads=1, video_dim=4, text_dim=4, sync_dim=4)
+            return cls(config, torch.device("cpu"), 8, (2, 3, 8), min(prompts, 2), 1, 64)
+        if device == "cpu" or small:
+            raise PrismError(
+                "The real-size benchmark needs a GPU; on a CPU it would take hours and say nothing. To try the code "
+                "path without one: --device cpu --small, both together."
+            )
+        if not torch.cuda.is_available():
+            raise PrismError(
+                f"--device {device} was asked for, but torch {torch.__version__} sees no CUDA device. Run this on a "
+                "machine with a GPU and a CUDA build of torch, or try the code path with --device cpu --small."
+            )
+        return cls(ModelConfig.released(), torch.device(device), 194, (36, 256, 216), prompts, repeats, 8192)
+
+    def model(self) -> FlowModel:
+        """Random weights, none of them zero, so that no product is trivial."""
+        torch.manual_seed(0)
+        with self.device:
+            model = FlowModel(self.config)
+        initialise_unit_gain(model)
+        with torch.no_grad():
+            for parameter in model.trainable().values():
+                if not parameter.any():
+                    parameter.normal_(0, 0.02)
+        return model.eval()
+
+    def features(self) -> list[dict[str, np.ndarray]]:
+        """Encoder features of every prompt."""
+        random, dims = np.random.default_rng(0), (self.config.video_dim, self.config.text_dim, self.config.sync_dim)
+        sizes = dict(zip(("video", "text", "sync"), zip(self.tokens, dims, strict=True), strict=True))
+        return [
+            {name: random.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+            for _ in range(self.prompts)
+        ]
+
+
+def algorithm(prompts: int) -> AlgorithmConfig:
+    """Preset `fast`; reduced precision and other batch shapes move the ratio off 1, which is reported instead."""
+    return AlgorithmConfig(prompts=prompts, minibatches=1, ratio_tolerance=1e3)
+
+
+class Work:
+    """Rollout and learner step of one iteration, in one precision. `velocity` may be replaced by a faster one.
+
+    In bf16 the sampler's weights are bf16 and the learner's fp32 under autocast.
+    """
+
+    def __init__(self, bench: Bench, dtype: str):
+        self.bench, self.dtype = bench, DTYPES[dtype]
+        self.config = algorithm(bench.prompts)
+        self.learner = Learner(bench.model(), self.config, OptimiserConfig(lr=1e-6), WEIGHTS)
+        self.model = self.learner.model
+        # A rollout worker holds its own copy, in the precision it samples with.
+        self.sampler = copy.deepcopy(self.model).requires_grad_(False).to(self.dtype)
+        self.inputs = bench.features()
+        self.stretch = window(0, 0, self.config)
+        self.velocity: Callable[[Tensor, Tensor, Prepared], Tensor] = self.sampler.velocity
+        self.calls = 0
+
+    def conditions(self) -> Conditions:
+        """Of all prompts, on the device."""
+        return Conditions(
+            *(
+                torch.tensor(np.stack([entry[name] for entry in self.inputs]), device=self.bench.device).to(self.dtype)
+                for name in ("video", "text", "sync")
+            )
+        )
+
+    def prepared(self, copies: int = 1) -> Prepared:
+        """What the DiT needs of the prompts, each `copies` times in the sampler's row order."""
+        frames = self.bench.frames
+        with torch.no_grad():
+            conditioned = self.sampler.condition(self.conditions(), frames)
+            return self.sampler.prepare(conditioned, frames, self.config.cfg_scale).tile(copies)
+
+    def states(self, rows: int) -> Tensor:
+        """Latents of the real shape."""
+        return torch.randn(rows, self.bench.config.latent_channels, self.bench.frames, device=self.bench.device)
+
+    @torch.no_grad()
+    def rollout(self) -> list[Group]:
+        """Groups of one iteration, with random rewards."""
+        config, bench = self.config, self.bench
+        alone = self.prepared()
+        wide = {len(alone): alone, len(alone) * config.group_size: alone.tile(config.group_size)}
+        sigmas = grid(config.grid, config.steps)
+        self.calls = 0
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            self.calls += 1
+            return self.velocity(x.to(self.dtype), sigma, wide[len(x)]).float()
+
+        _, record = hybrid_sample(
+            velocity, self.states(bench.prompts), sigmas, (self.stretch.start, self.stretch.size),
+            config.transition, config.noise_level, config.group_size, None, config.tail, config.tail_steps,
+        )  # fmt: skip
+        weights = self.learner.checksums[self.learner.version]
+        # Rows are member-major, groups want members together.
+        latents, means, log_probs = (
+            rows.unflatten(1, (config.group_size, bench.prompts)).transpose(1, 2).cpu().numpy()
+            for rows in (record.latents, record.means, record.log_probs)
+        )
+        random = np.random.default_rng(0)
+        return [
+            Group(
+                id=group_id(self.learner.version, place), iteration=self.learner.version, index=place,
+                clip_id=f"clip{place}", version=self.learner.version, weights_checksum=weights, window=self.stretch,
+                sigmas=sigmas, conditions=self.inputs[place], latents=np.ascontiguousarray(latents[:, place]),
+                means=np.ascontiguousarray(means[:, place]), log_probs=np.ascontiguousarray(log_probs[:, place]),
+                nfe_rollout=record.rows // bench.prompts,
+                rewards={name: random.random(config.group_size) for name in WEIGHTS},
+            )
+            for place in range(bench.prompts)
+        ]  # fmt: skip
+
+    def update(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """A learner step on these groups, as if they were of its current version."""
+        version = self.learner.version
+        for place, group in enumerate(groups):
+            group.iteration = group.version = version
+            group.id, group.weights_checksum = group_id(version, place), self.learner.checksums[version]
+        reduced = self.dtype != torch.float32
+        with torch.autocast(self.bench.device.type, self.dtype, enabled=reduced):
+            return self.learner.update(IterationBatch.of(version, groups))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(call: Callable[[], Any], bench: Bench) -> float:
+    """Median seconds of a call; the first two, which compile and allocate, do not count."""
+    for _ in range(2):
+        call()
+    found = []
+    for _ in range(bench.repeats):
+        synchronise(bench.device)
+        began = time.perf_counter()
+        call()
+        synchronise(bench.device)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def teraflop(call: Callable[[], Any]) -> float:
+    """FLOPs of a call, counted operator by operator: matrix products, convolutions and attention."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        call()
+    return counter.get_total_flops() / 1e12
+
+
+def ceilings(bench: Bench) -> dict[str, float]:
+    """Measured TFLOP/s of a large product per dtype, and GB/s of a large copy (read and write counted)."""
+    found, side = {}, bench.matrix
+    for name, dtype in DTYPES.items():
+        a = torch.randn(side, side, device=bench.device, dtype=dtype)
+        b = torch.randn(side, side, device=bench.device, dtype=dtype)
+        found[name] = 2 * side**3 / timed(lambda a=a, b=b: a @ b, bench) / 1e12
+    source = torch.empty(side * side * 4, device=bench.device)
+    target = torch.empty_like(source)
+    found["bandwidth"] = 2 * source.nbytes / timed(lambda: target.copy_(source), bench) / 1e9
+    return found
+
+
+class Graphs:
+    """The velocity as CUDA graphs, one per batch size, replayed on static inputs."""
+
+    def __init__(self, work: Work):
+        self.work, self.graphs = work, {}
+
+    def __call__(self, x: Tensor, sigma: Tensor, prepared: Prepared) -> Tensor:
+        """As FlowModel.velocity; the result is overwritten by the next call of that size."""
+        key = len(x)
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(x, sigma, prepared)
+        graph, state, level, result = self.graphs[key]
+        state.copy_(x)
+        level.copy_(sigma)
+        graph.replay()
+        return result.clone()
+
+    def _capture(self, x: Tensor, sigma: Tensor, prepared: Prepared) -> tuple[Any, Tensor, Tensor, Tensor]:
+        state, level = x.clone(), sigma.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.work.sampler.velocity(state, level, prepared)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self.work.sampler.velocity(state, level, prepared)
+        return graph, state, level, result
+
+
+def measure(bench: Bench, dtype: str, mode: str, attention: str, ceiling: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows of velocity, rollout and learner step; a combination that the device refuses is one row with its error."""
+    common = {"dtype": dtype, "mode": mode, "attention": attention}
+    backend = ATTENTION[attention]
+    try:
+        with sdpa_kernel(backend) if backend is not None else contextlib.nullcontext():
+            return [{**common, **row} for row in _rows(bench, dtype, mode, ceiling)]
+    except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        return [{**common, "what": "all", "error": f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"}]
+
+
+def _rows(bench: Bench, dtype: str, mode: str, ceiling: dict[str, float]) -> Iterator[dict[str, Any]]:
+    work = Work(bench, dtype)
+    members, sigma = work.config.group_size, torch.tensor(0.5, device=bench.device)
+    wide, x = work.prepared(members), work.states(bench.prompts * members).to(work.dtype)
+    weight_bytes = sum(p.numel() for p in work.model.trainable().values()) * torch.finfo(work.dtype).bits / 8
+
+    def bound(tflop: float, passes: int) -> float:
+        return max(tflop / ceiling[dtype], passes * weight_bytes / 1e9 / ceiling["bandwidth"])
+
+    @torch.no_grad()
+    def velocity() -> None:
+        work.velocity(x, sigma, wide)
+
+    # Counted before anything is compiled or captured, since those hide the operators.
+    groups: list[Group] = work.rollout()
+    calls = work.calls
+    flops = {"velocity": teraflop(velocity), "rollout": teraflop(work.rollout)}
+    flops["learner step"] = teraflop(lambda: work.update(groups))
+    if mode == "compile":
+        work.model.dit.compile()
+        work.sampler.dit.compile()
+    elif mode == "graphs":
+        if bench.device.type != "cuda":
+            raise RuntimeError("CUDA graphs need a CUDA device")
+        work.velocity = Graphs(work)
+
+    metrics: dict[str, Any] = {}
+
+    def step() -> None:
+        metrics.update(work.update(groups))
+
+    # Learner: forward, and backward with twice its work, each reading the weights; then gradients and optimiser.
+    jobs = (("velocity", velocity, 1), ("rollout", work.rollout, calls), ("learner step", step, 3))
+    for what, call, passes in jobs:
+        if what == "learner step" and mode == "graphs":
+            continue  # only the sampler's velocity is captured
+        tflop = flops[what]
+        yield {
+            "what": what, "seconds": timed(call, bench), "tflop": tflop, "bound_s": bound(tflop, passes),
+            "rows": bench.prompts * (members if what == "velocity" else 1),
+            "peak_gib": _peak(bench), "mismatch": metrics.get("mismatch"),
+        }  # fmt: skip
+
+
+def _peak(bench: Bench) -> float | None:
+    return torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.device.type == "cuda" else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every combination and write one JSON file. Raises PrismError without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/accelerator.json"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="smallest sizes, only with --device cpu")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--attention", nargs="+", choices=list(ATTENTION), default=list(ATTENTION))
+    options = parser.parse_args(arguments)
+    bench = Bench.of(options.device, options.small, options.prompts, options.repeats)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    ceiling = ceilings(bench)
+    rows = []
+    for dtype in options.dtypes:
+        for mode in options.modes:
+            # Backends are compared in eager mode; the other modes run with the default one.
+            for attention in options.attention if mode == "eager" else ["default"]:
+                rows += measure(bench, dtype, mode, attention, ceiling)
+                print(rows[-1], flush=True)
+    found = {
+        "schema": 1, "machine": describe(), "small": options.small, "ceilings": ceiling, "prompts": bench.prompts,
+        "parameters": sum(p.numel() for p in bench.model().parameters()), "rows": rows,
+    }  # fmt: skip
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
