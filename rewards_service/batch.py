@@ -20,7 +20,8 @@ class Batch:
     """B = G * N samples, prompt-major.
 
     audio: (B, 2, S) float32, zeros where `finite` is False; the caller's memory, not to be written to.
-    rms_db: (B,) level over both channels in dBFS. finite: (B,) whether the sample held numbers only. silent: (B,) whether it lies below -60 dBFS RMS.
+    rms_db: (B,) level over both channels in dBFS. finite: (B,) whether the sample held numbers only.
+    silent: (B,) whether it lies below -60 dBFS RMS.
     """
 
     audio: Tensor

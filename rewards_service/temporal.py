@@ -5,7 +5,7 @@ impact, so that early, late, left out and additional onsets all cost, smoothly.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class TemporalScorer:
         """Score (G, N, 2, S) waveforms; a clip without visible impacts is scored by how steady its sound is."""
         batch = prepare(waveforms, sample_rate, references, RATE)
         strength = self.onset_strength(batch.audio)
-        smooth = strength @ self._bells(strength.shape[1])
+        smooth = strength @ _smoothing(strength.shape[1], self.tolerance_s)
         target = self._targets(references, strength.shape[1])
         likeness = torch.nn.functional.cosine_similarity(smooth, batch.expand(target), dim=1, eps=1e-6)
         values = likeness * (strength.amax(1) / self.prominence_db).clamp_max(1.0)
@@ -69,19 +69,12 @@ class TemporalScorer:
     def _filters(self) -> Tensor:
         return mel_filters(self.bands, WINDOW, RATE, 80.0, 7600.0)
 
-    def _bells(self, frames: int) -> Tensor:
-        """(F, F) smoothing matrix: row i is the bell around frame i."""
-        times = torch.arange(frames) * (HOP / RATE)
-        return torch.exp(-0.5 * ((times[None] - times[:, None]) / self.tolerance_s) ** 2)
-
     def _targets(self, references: list[Reference], frames: int) -> Tensor:
         """(G, F) sum of bells at the impacts, on the time axis of `onset_strength`."""
-        times = onset_times(frames)
-        target = torch.zeros(len(references), frames)
-        for row, reference in zip(target, references, strict=True):
-            for event in reference.events:
-                row += torch.exp(-0.5 * ((times - event) / self.tolerance_s) ** 2)
-        return target
+        events = torch.tensor([event for reference in references for event in reference.events])
+        owners = torch.tensor([g for g, r in enumerate(references) for _ in r.events], dtype=torch.long)
+        bells = _bell(onset_times(frames) - events[:, None], self.tolerance_s)
+        return torch.zeros(len(references), frames).index_add_(0, owners, bells)
 
     def _steadiness(self, strength: Tensor) -> Tensor:
         """(B,) 1 for a sound without onsets, 0 for one made of them: soft share of frames' strength below 3 dB."""
@@ -103,6 +96,17 @@ class TemporalScorer:
                 }
             )
         return rows
+
+
+def _bell(distance: Tensor, width: float) -> Tensor:
+    return torch.exp(-0.5 * (distance / width) ** 2)
+
+
+@lru_cache(maxsize=4)
+def _smoothing(frames: int, width: float) -> Tensor:
+    """(F, F): row i is the bell of `width` seconds around frame i."""
+    times = torch.arange(frames) * (HOP / RATE)
+    return _bell(times - times[:, None], width)
 
 
 def onset_times(frames: int) -> Tensor:
