@@ -58,6 +58,7 @@ def world(recipe: TrainRecipe, folder: Path, split: Split = "heldout") -> World:
         _write(path, _made(recipe, split))
     with path.open("rb") as file:
         found, held = pickle.load(file)
+    held.scorers = build_scorers(recipe.rewards)  # as the code is now, not as it was when the scenes were encoded
     return World(recipe, split, held.foundation, found, held, held.scorers)
 
 
