@@ -12,7 +12,7 @@ from foundation.model import FlowModel, initialise_unit_gain
 from foundation.sampling import group_noise, hybrid_sample, member_noise
 from trainer.config import AlgorithmConfig
 from trainer.group import Group, group_id
-from trainer.windows import window
+from trainer.windows import Spreads, window
 
 LENGTH = 8
 DIMENSIONS = ("semantic", "temporal", "aesthetic", "spatial")
@@ -55,11 +55,16 @@ def judge(final: np.ndarray) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def sample_groups(
-    model: FlowModel, config: AlgorithmConfig, seed: int, iteration: int, version: int | None = None
+    model: FlowModel,
+    config: AlgorithmConfig,
+    seed: int,
+    iteration: int,
+    version: int | None = None,
+    spreads: Spreads | None = None,
 ) -> list[Group]:
     """The groups of one iteration under the model's current weights."""
     sigmas = grid(config.grid, config.steps)
-    stretch = window(seed, iteration, config)
+    stretch = window(seed, iteration, config, spreads)
     shape = (TINY.latent_channels, LENGTH)
     weights = checksum({name: parameter.detach().numpy() for name, parameter in model.trainable().items()})
     groups = []

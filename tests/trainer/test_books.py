@@ -15,7 +15,10 @@ from trainer.journal import Follower, Journal
 from trainer.record import describe
 from trainer.totals import Totals
 
-METRICS = {"samples": 6, "nfe_trained": 2, "nfe_reference": 0, "loss": 0.5, "masked": 2}
+METRICS = {"samples": 6, "nfe_trained": 2, "nfe_reference": 0, "loss": 0.5, "masked": 2} | {
+    "policy_kl": [0.1, 0.2],
+    "conflict": {"a/b": -0.5},
+}
 
 
 @dataclass
@@ -69,21 +72,24 @@ class Lines:
 
 def test_a_metrics_line():
     batch = Batch(4, "lease", groups=[info(0, [0.0, 1.0]), info(1, [0.2, float("nan")], version=4)], lost={"died": 1})
-    record = SimpleNamespace(seconds={"rollout": 1.5, "reward": 0.5}, resubmitted=2)
+    record = SimpleNamespace(seconds={"rollout": 1.5, "reward": 0.5}, resubmitted=2, refilled=3, nfe=30)
     line = Lines(batch, record, {"buffer": {"items": 3, "bytes": 9, "stop": False}, "rollouts_per_s": 2.5})()
     assert line["reward"] == pytest.approx({"a": 0.4, "b": 0.5})
     assert line["reward_std"] == {"a": 0.25, "b": 0.0}
     assert line["total"] == pytest.approx(0.45)
-    assert line["nfe"] == {"rollout": 21, "trained": 2, "reference": 0}
+    assert line["nfe"] == {"rollout": 21, "sampled": 30, "trained": 2, "reference": 0}
     assert line["seconds"] == {"rollout": 1.5, "reward": 0.5, "train": 0.1, "wait": 0.2, "iteration": 0.4}
     assert (line["staleness"], line["buffer"], line["rollouts_per_s"]) == (1, {"items": 3, "bytes": 9}, 2.5)
-    assert (line["samples"], line["loss"], line["lost"], line["resubmitted"]) == (6, 0.5, {"died": 1}, 2)
+    assert (line["samples"], line["loss"], line["lost"]) == (6, 0.5, {"died": 1})
+    assert (line["resubmitted"], line["refilled"]) == (2, 3)
+    assert (line["policy_kl"], line["conflict"]) == ([0.1, 0.2], {"a/b": -0.5})
 
 
 def test_a_metrics_line_of_an_empty_batch_without_a_record(tmp_path):
     line = Lines(Batch(4, "lease", dropped={"missing": 2}))()
     assert line["reward"] == {}
     assert line["seconds"]["rollout"] is None
+    assert line["refilled"] is None
     journal = Journal(tmp_path / "metrics.jsonl")
     journal.append(line)
     assert journal.records()[0]["total"] is None

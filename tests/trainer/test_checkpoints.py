@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foundation import checkpoint
 from foundation.errors import CheckpointError
@@ -15,6 +17,7 @@ from trainer.batch import IterationBatch
 from trainer.config import OptimiserConfig
 from trainer.totals import Totals
 from trainer.update import Learner
+from trainer.windows import SpreadHistory, observe, window
 
 CONFIG = algorithm(window_size=2)
 SEED = 9
@@ -31,15 +34,23 @@ def fresh(config=CONFIG) -> Learner:
     return Learner(tiny_model(), config, OptimiserConfig(lr=2e-3), WEIGHTS)
 
 
-def train(learner: Learner, until: int) -> list[dict]:
-    return [
-        learner.update(IterationBatch.of(i, sample_groups(learner.model, learner.algorithm, SEED, i)))
-        for i in range(learner.version, until)
-    ]
+def train(learner: Learner, until: int, history: SpreadHistory | None = None) -> list[dict]:
+    """Iterations of the loop without its actors."""
+    history = history or SpreadHistory()
+    history.states.setdefault(learner.version, {})
+    found = []
+    for i in range(learner.version, until):
+        groups = sample_groups(learner.model, learner.algorithm, SEED, i, spreads=history.at(i))
+        metrics = learner.update(IterationBatch.of(i, groups))
+        start = groups[0].window.start
+        history.put(i + 1, observe(history.states[i], start, metrics["reward_spread"]))
+        found.append({**metrics, "start": start})
+    return found
 
 
-def save(folder: Path, learner: Learner, base: checkpoint.Checkpoint, keep: int = 3) -> Path:
-    return checkpoints.write(folder, learner, base, SEED, Totals(iterations=learner.version, trained=3), keep)
+def save(folder: Path, learner: Learner, base: checkpoint.Checkpoint, keep: int = 3, spreads=None) -> Path:
+    totals = Totals(iterations=learner.version, trained=3)
+    return checkpoints.write(folder, learner, base, SEED, totals, keep, spreads)
 
 
 def everything(learner: Learner) -> dict[str, torch.Tensor]:
@@ -48,24 +59,71 @@ def everything(learner: Learner) -> dict[str, torch.Tensor]:
     return state | {f"m/{name}": value for name, value in checkpoints._moments(learner).items()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"kl_beta": 0.1, "kl_space": "mean"}])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path, base, changes):
-    config = algorithm(window_size=2, **changes)
-    straight = fresh(config)
-    expected = train(straight, 5)
+RESUMED = [
+    {},
+    {"kl_beta": 0.1, "kl_space": "x", "trust_region": "kl", "epochs": 2},
+    {"window_policy": "stratified"},
+    {"window_policy": "proportional"},
+]
 
-    first = fresh(config)
-    train(first, 2)
-    path = save(tmp_path / "c", first, base)
+
+@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("changes", RESUMED)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path, base, changes, lag):
+    config = algorithm(window_size=2, **changes)
+    straight, history = fresh(config), SpreadHistory(lag)
+    expected = train(straight, 7, history)
+
+    first, until_then = fresh(config), SpreadHistory(lag)
+    train(first, 3, until_then)
+    path = save(tmp_path / "c", first, base, spreads=until_then.states)
     second = fresh(config)
     state = checkpoints.restore(path, second, SEED)
-    assert (state.version, second.version, second.ema.steps) == (2, 2, 4)
-    assert state.totals == Totals(iterations=2, trained=3)
-    assert train(second, 5) == expected[2:]
-    assert second.checksums[5] == straight.checksums[5]
+    assert (state.version, second.version, second.ema.steps) == (3, 3, 3 * config.epochs * config.minibatches)
+    assert state.totals == Totals(iterations=3, trained=3)
+    continued = SpreadHistory(lag, state.spreads)
+    assert train(second, 7, continued) == expected[3:]
+    assert continued.states == history.states
+    assert second.checksums[7] == straight.checksums[7]
     left, right = everything(straight), everything(second)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_windows_in_proportion_to_the_spreads_depend_on_what_was_measured(tmp_path, base):
+    """Otherwise the test above would show nothing about them."""
+    config = algorithm(window_size=2, window_policy="proportional")
+    learner, history = fresh(config), SpreadHistory()
+    train(learner, 7, history)
+    (measured,) = history.states.values()
+    assert len(measured) > 1
+    starts = {
+        tuple(window(SEED, i, config, spreads).start for i in range(7, 60))
+        for spreads in (measured, {0: 1.0, 1: 0.0, 2: 0.0}, {})
+    }
+    assert len(starts) == 3
+
+
+@given(
+    states=st.dictionaries(
+        st.integers(0, 10**6),
+        st.dictionaries(st.integers(0, 30), st.floats(0, 1e3), max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=10, deadline=None)
+def test_spreads_come_back_as_they_were(tmp_path_factory, states):
+    folder = tmp_path_factory.mktemp("spreads")
+    checkpoint.save(folder / "start.safetensors", tiny_model())
+    path = save(folder / "c", fresh(), checkpoint.load(folder / "start.safetensors"), spreads=states)
+    assert checkpoints.read_state(path).spreads == states
+
+
+def test_a_checkpoint_without_spreads_begins_with_none(tmp_path, base):
+    learner = fresh()
+    train(learner, 2)
+    assert checkpoints.read_state(save(tmp_path, learner, base)).spreads == {2: {}}
 
 
 def test_a_checkpoint_before_the_first_step_is_a_checkpoint(tmp_path, base):
@@ -149,6 +207,12 @@ def damage_state(path: Path) -> None:
     (path / "state.json").write_text("{")
 
 
+def without_spreads(path: Path) -> None:
+    state = json.loads((path / "state.json").read_text())
+    del state["spreads"]
+    (path / "state.json").write_text(json.dumps(state))
+
+
 def other_weights(path: Path) -> None:
     shutil.copy(path / "ema.safetensors", path / "model.safetensors")
 
@@ -171,6 +235,7 @@ def not_a_number(path: Path) -> None:
     ("damage", "message"),
     [
         (damage_state, "not a training checkpoint"),
+        (without_spreads, "not a training checkpoint of this version"),
         (other_weights, "two checkpoints"),
         (truncate, "not a complete safetensors file"),
         (not_a_number, "NaN"),

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from trainer.config import AlgorithmConfig
 from trainer.errors import ObjectiveError
-from trainer.fast_grpo import EXPLORE, WindowPolicy, window_start
+from trainer.fast_grpo import window_start
+from trainer.starts import EXPLORE, WindowPolicy
 from trainer.windows import SpreadHistory, observe, window
 
 POLICIES: tuple[WindowPolicy, ...] = ("uniform", "stratified", "fixed", "progressive", "proportional")
