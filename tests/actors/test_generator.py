@@ -10,14 +10,19 @@ from actors.generator import FlowGenerator
 from actors.messages import Prompt, RolloutTask
 from actors.rollout import RolloutError
 from foundation.checkpoint import checksum
+from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 from foundation.model import FlowModel, initialise_unit_gain
+from foundation.output import limit_peak
+from foundation.sampling import group_noise, hybrid_sample, member_noise
 from foundation.vocoder import Vocoder
 from rewards_service.scores import Reference
-from trainer.config import AlgorithmConfig
+from trainer.batch import IterationBatch
+from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.group import Group, Window
+from trainer.update import Learner
 
-ALGORITHM = AlgorithmConfig(group_size=3, prompts=4, steps=6, window_size=2, window_hi=2)
+ALGORITHM = AlgorithmConfig(group_size=3, prompts=4, steps=6, window_size=2, window_hi=2, tail="ab2", tail_steps=3)
 FRAMES = 16
 
 
@@ -59,7 +64,9 @@ def test_groups_carry_what_replay_needs(generator: FlowGenerator) -> None:
     assert np.abs(waveforms).max() <= 1
     for group in groups:
         assert group.latents.shape == (3, 3, 27, FRAMES)
+        assert group.means.shape == (2, 3, 27, FRAMES)
         assert group.log_probs.shape == (2, 3)
+        assert group.noises == 1
         assert group.weights_checksum == "sum"
         assert np.array_equal(group.sigmas, np.linspace(1, 0, 7))
         assert np.array_equal(group.latents[0, 0], group.latents[0, 2])
@@ -100,10 +107,64 @@ def test_weights_of_another_model_are_refused(generator: FlowGenerator) -> None:
         generator.load(params | {name: np.zeros(1, dtype=np.float32)})
 
 
-def test_guidance_counts_twice() -> None:
-    guided = FlowGenerator(make_model(), Vocoder(), ALGORITHM.model_copy(update={"cfg_scale": 2.0}))
-    groups, _ = guided.generate(make_task((0,)), "sum")
-    assert groups[0].nfe_rollout == 2 * (3 + 3 * 3)
+@pytest.mark.parametrize("noises", [1, 2, 4])
+def test_every_member_is_its_own_rollout(noises: int) -> None:
+    """Each from its noise, with its draws and its prompt, alone in a batch."""
+    config = ALGORITHM.model_copy(update={"group_size": 4, "noises": noises})
+    model, codec, task = make_model(), Vocoder(), make_task((0, 3))
+    groups, waveforms = FlowGenerator(model, codec, config).generate(task, "sum")
+    for place, (group, prompt) in enumerate(zip(groups, task.prompts, strict=True)):
+        seeds, shape = (task.seed, task.iteration, group.index), (27, FRAMES)
+        starts = group_noise(*seeds, (noises, *shape))
+        draws = member_noise(*seeds, 2, 4, shape)
+        inputs = Conditions(*(torch.from_numpy(prompt.conditions[n])[None] for n in ("video", "text", "sync")))
+        prepared = model.prepare(model.condition(inputs, FRAMES), FRAMES)
+        for member in range(4):
+            final, record = hybrid_sample(
+                lambda x, sigma, p=prepared: model.velocity(x, sigma, p),
+                starts[member * noises // 4][None],
+                group.sigmas,
+                (2, 2),
+                config.transition,
+                config.noise_level,
+                noise=draws[:, member : member + 1],
+                tail=config.tail,
+                tail_steps=config.tail_steps,
+            )
+            assert np.allclose(group.latents[:, member], record.latents[:, 0], atol=1e-5)
+            assert np.allclose(group.means[:, member], record.means[:, 0], atol=1e-5)
+            assert np.allclose(group.log_probs[:, member], record.log_probs[:, 0], atol=1e-5)
+            alone = limit_peak(codec.decode(final))[0].numpy()
+            assert np.allclose(waveforms[place, member], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("noises", [1, 4])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_evaluations_are_what_the_transformer_sees(noises: int, guidance: float) -> None:
+    config = ALGORITHM.model_copy(update={"group_size": 4, "noises": noises, "cfg_scale": guidance})
+    model, rows = make_model(), []
+    model.dit.transformer.register_forward_hook(lambda module, inputs, out: rows.append(len(out)))
+    groups, _ = FlowGenerator(model, Vocoder(), config).generate(make_task(), "sum")
+    # Two prefix steps and the window's first for each noise; its second and the 2 that are left for each member.
+    each = (1 if guidance == 1 else 2) * (3 * noises + (1 + 2) * 4)
+    assert [group.nfe_rollout for group in groups] == [each] * 4
+    assert sum(rows) == 4 * each
+
+
+@pytest.mark.parametrize("changes", [{}, {"noises": 2, "cfg_scale": 2.0}, {"kl_beta": 0.1, "reference_cfg_scale": 2.0}])
+def test_the_learner_finds_ratios_of_one(changes: dict) -> None:
+    small = {"group_size": 4, "prompts": 4, "steps": 6, "window_size": 2, "window_hi": 2}
+    config = AlgorithmConfig.model_validate(small | changes)
+    learner = Learner(make_model(), config, OptimiserConfig(), {"semantic": 1.0})
+    generator = FlowGenerator(make_model(), Vocoder(), config)
+    weights = generator.load(learner.export())
+    task = replace(make_task(), iteration=0, version=0)
+    groups, waveforms = generator.generate(task, weights)
+    for group, heard in zip(groups, waveforms, strict=True):
+        group.rewards = {"semantic": heard.std(axis=(1, 2)).astype(np.float64)}
+    metrics = learner.update(IterationBatch.of(0, groups))
+    assert metrics["mismatch"] < 1e-5
+    assert metrics["optimiser_steps"] > 0
 
 
 def test_the_length_follows_the_clip(generator: FlowGenerator) -> None:
