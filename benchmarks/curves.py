@@ -1,8 +1,8 @@
 """A folder of convergence runs as curves, levels reached, speed-ups and paired differences."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,14 @@ class Method:
         return student(curve[:, -1] - curve[:, 0])
 
 
-def read(folder: Path) -> list[Method]:
+def read(folder: Path, wall: Mapping[str, float] | None = None) -> list[Method]:
     """The methods of a folder, in the order of `VARIANTS`, then by learning rate.
 
+    wall: {variant: wall seconds of one iteration} where that was measured on a quiet machine; replaces the runs' own,
+    which other processes may have stretched.
     Raises PrismError for an empty folder and for runs that did not judge the same scenes at the same iterations.
     """
-    found = [Seed.read(path) for path in sorted(folder.glob("*.json"))]
+    found = [_at_pace(Seed.read(path), wall or {}) for path in sorted(folder.glob("*.json"))]
     if not found:
         raise PrismError(f"There are no finished runs in {folder}; start some with `python -m benchmarks.convergence`.")
     first = found[0]
@@ -108,6 +110,12 @@ def read(folder: Path) -> list[Method]:
         for name, lr in keys
         if (seeds := [seed for seed in found if (seed.variant, seed.lr) == (name, lr)])
     ]
+
+
+def _at_pace(seed: Seed, wall: Mapping[str, float]) -> Seed:
+    if seed.variant not in wall:
+        return seed
+    return replace(seed, budgets={**seed.budgets, "wall_s": seed.budgets["iteration"] * wall[seed.variant]})
 
 
 def needed(method: Method, level: float, budget: str) -> float:

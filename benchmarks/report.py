@@ -2,13 +2,15 @@
 
 Run: python -m benchmarks.report [--cost runs/cost.json] [--convergence runs/convergence] [--tuning runs/tuning]
                                  [--scaling runs/scaling.json] [--accelerator runs/accelerator.json]
-Replaces what stands between `<!-- name -->` and `<!-- /name -->` for the results that are given; the rest stays.
+Replaces what stands between `<!-- name -->` and `<!-- /name -->` for the results that are given; the rest stays. With
+--cost beside --convergence, wall seconds are iterations at the pace of the cost table, since convergence runs may have
+shared the machine.
 """
 
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,16 @@ def _cost(path: Path, images: Path) -> dict[str, str]:
     return {"cost": _where(results) + tables.cost(results), "counted": counts}
 
 
-def _convergence(folder: Path, images: Path) -> dict[str, str]:
-    methods = read(folder)
+def _convergence(folder: Path, images: Path, cost: Path | None = None) -> dict[str, str]:
+    methods = read(folder, _pace(cost))
     if methods[0].seeds[0].split != "heldout":
         raise PrismError(f"{folder} was judged on tuning scenes; give it as --tuning.")
     main = [m for m in methods if m.name in METHODS or m.name == "full_sde_cfg"]
     figures.convergence(main, images / "benchmark-convergence.png")
     figures.dimensions(main, images / "benchmark-dimensions.png")
     where = _where({"machine": methods[0].seeds[0].machine})
+    if cost is not None:
+        where += "Wall seconds are iterations times the wall seconds of one in the cost table above.\n\n"
     found = {"finals": where + tables.finals(main)}
     if any(m.name == "fast" for m in methods):
         found["gains"] = tables.gains(methods)
@@ -76,7 +80,15 @@ def _accelerator(path: Path, images: Path) -> dict[str, str]:
     return {"accelerator": _where(results) + tables.accelerator(results)}
 
 
-PARTS = {
+def _pace(cost: Path | None) -> dict[str, float]:
+    """Wall seconds of one iteration per variant, from a cost file on the laptop recipe's grid."""
+    if cost is None:
+        return {}
+    panel = _json(cost)["steps"].get(str(laptop().algorithm.steps), {"variants": {}})
+    return {name: entry["wall"]["iteration"][0] for name, entry in panel["variants"].items()}
+
+
+PARTS: dict[str, Callable[..., dict[str, str]]] = {
     "cost": _cost,
     "convergence": _convergence,
     "tuning": _tuning,
@@ -107,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = page.read_text(encoding="utf-8")
     for name, make in PARTS.items():
         if options[name] is not None:
-            for marker, content in make(options[name], options["docs"] / "images").items():
+            more = [options["cost"]] if name == "convergence" else []
+            for marker, content in make(options[name], options["docs"] / "images", *more).items():
                 text = fill(text, marker, content)
     page.write_text(text, encoding="utf-8")
 
