@@ -23,8 +23,8 @@ def power_frames(audio: Tensor, window: int, hop: int) -> Iterator[Tensor]:
         torch.add(left, right, out=inside)
         before.copy_(inside[:, 1 : window // 2 + 1].flip(1))
         after.copy_(inside[:, -(window // 2) - 1 : -1].flip(1))
-        spectrum = torch.fft.rfft(padded.unfold(1, window, hop) * hann)
-        yield spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        squares = torch.view_as_real(torch.fft.rfft(padded.unfold(1, window, hop) * hann)).square_()
+        yield squares[..., 0] + squares[..., 1]
 
 
 def band_power(audio: Tensor, window: int, hop: int, filters: Tensor) -> Tensor:
