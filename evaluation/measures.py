@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import find_peaks
 
 from evaluation.spectra import log_mel, octave_levels
@@ -118,10 +119,10 @@ def level_difference(segment: np.ndarray) -> float:
 
 def delay(segment: np.ndarray, rate: int, upsample: int = 8) -> float:
     """Delay in ms of the left channel behind the right one in a (2, S) segment, by band-limited cross-correlation."""
-    sharp = np.diff(segment.astype(np.float64), axis=1)
-    size = 1 << int(np.ceil(np.log2(2 * sharp.shape[1])))
-    left, right = np.fft.rfft(sharp, size)
-    correlation = np.fft.irfft(left * np.conj(right), size * upsample)
+    sharp = np.diff(segment.astype(np.float32), axis=1)
+    size = int(next_fast_len(2 * sharp.shape[1], real=True) or 0)
+    left, right = np.asarray(rfft(sharp, size))
+    correlation = np.asarray(irfft(left * right.conj(), size * upsample))
     reach = round(MAX_DELAY_MS * 1e-3 * rate * upsample)
     lags = np.arange(-reach, reach + 1)
     return float(lags[int(np.argmax(correlation[lags]))] / (rate * upsample) * 1e3)

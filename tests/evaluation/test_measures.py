@@ -15,6 +15,7 @@ from evaluation.measures import (
     onset_f1,
     onsets,
 )
+from evaluation.spectra import power_frames
 from rewards_service.scores import Reference
 from settings import PrismError
 
@@ -35,6 +36,18 @@ def clicks(at: tuple[float, ...], rate: int = RATE, gain: float = 0.3, seconds: 
 def test_onsets_are_found_at_any_rate(rate: int) -> None:
     at = (0.3, 0.95, 1.6)
     assert onsets(clicks(at, rate), rate) == pytest.approx(at, abs=0.012)
+
+
+@pytest.mark.parametrize("window", [256, 353])
+def test_power_spectra_by_hand(window: int) -> None:
+    """One frame as a sum over samples, in double precision; a frame is centred on a multiple of the hop."""
+    sound = np.random.default_rng(3).standard_normal((2, 4 * window))
+    found = power_frames(sound, window, hop=64)
+    first = 5 * 64 - window // 2
+    turns = np.outer(np.arange(window // 2 + 1), np.arange(window)) / window
+    lines = (sound[:, first : first + window] * np.hanning(window)) @ np.exp(-2j * np.pi * turns).T
+    wanted = np.square(np.abs(lines)).sum(axis=0) / np.square(np.hanning(window)).sum()
+    np.testing.assert_allclose(found[5], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_level_and_polarity_do_not_move_onsets() -> None:
