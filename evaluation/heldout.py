@@ -11,6 +11,7 @@ from rewards_service.scores import Reference, Scorer
 from settings import PrismError
 
 Generate = Callable[[Sequence[Any]], np.ndarray]
+Watch = Callable[[np.ndarray, Sequence[Any]], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class HeldOut:
     clip_ids: the scenes, in order. scenes: dimension -> (B,) scores, NaN where missing.
     total: (B,) unweighted mean over dimensions, NaN when any of them is missing.
     missing: dimension -> {clip id: reason}. measured: dimension -> what the scorer found per scene, if asked for.
-    waveforms: (B, 2, S), if asked for.
+    waveforms: (B, 2, S), if asked for. watched: dimension -> (B,) independent measures of these sounds, if asked for.
     """
 
     clip_ids: tuple[str, ...]
@@ -29,6 +30,7 @@ class HeldOut:
     missing: dict[str, dict[str, str]] = field(default_factory=dict)
     measured: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     waveforms: np.ndarray | None = None
+    watched: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -57,11 +59,12 @@ def evaluate(
     batch: int = 32,
     detail: bool = False,
     keep_waveforms: bool = False,
+    watch: Watch | None = None,
 ) -> HeldOut:
     """Generate one sound per prompt and score it in every dimension.
 
     generate: B prompts to (B, 2, S) float32 at `sample_rate` Hz. It owns noise and weights: use the same noise in every
-    evaluation that is to be compared.
+    evaluation that is to be compared. watch: (B, 2, S) sounds and their prompts to {dimension: (B,)} measures.
     Raises PrismError when nothing is given, counts disagree, or `generate` returns another shape.
     """
     if not prompts or len(prompts) != len(references):
@@ -74,6 +77,7 @@ def evaluate(
     columns: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     missing: dict[str, dict[str, str]] = {name: {} for name in scorers}
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in scorers}
+    watched: dict[str, list[np.ndarray]] = {}
     kept = []
     for first in range(0, len(prompts), batch):
         chosen = list(references[first : first + batch])
@@ -82,6 +86,9 @@ def evaluate(
             raise PrismError(f"generate must return ({len(chosen)}, 2, samples), got {waveforms.shape}.")
         if keep_waveforms:
             kept.append(waveforms)
+        if watch is not None:
+            for name, values in watch(waveforms, prompts[first : first + batch]).items():
+                watched.setdefault(name, []).append(values)
         for name, scorer in scorers.items():
             scores = scorer.score(waveforms[:, None], sample_rate, chosen, detail)
             if scores.values.shape != (len(chosen), 1):
@@ -98,6 +105,7 @@ def evaluate(
         missing={name: reasons for name, reasons in missing.items() if reasons},
         measured=measured if detail else {},
         waveforms=np.concatenate(kept) if kept else None,
+        watched={name: np.concatenate(parts) for name, parts in watched.items()},
     )
 
 

@@ -22,6 +22,40 @@ MEASURES = {
 }
 
 
+@dataclass(frozen=True)
+class Watcher:
+    """How to write down the measure that watches a dimension.
+
+    height: how much of it is drawn as tall as 1 of the trained score.
+    """
+
+    label: str
+    unit: str = ""
+    height: float = 1.0
+
+
+WATCHERS = {
+    "semantic": Watcher("probability of the true class, by the judge"),
+    "temporal": Watcher("onset F1, from rises in dB"),
+    "aesthetic": Watcher("closeness to the clean sound's levels", " dB", 5.0),
+    "spatial": Watcher("place heard against place seen, by plain correlation"),
+}
+
+
+def alarm_sentence(alarm: Mapping[str, Any]) -> str:
+    """An alarm of metrics.jsonl or summary.json in words."""
+    name = str(alarm["dimension"])
+    watcher = WATCHERS.get(name, Watcher("its watcher"))
+    gain, loss = (
+        f"{number(abs(alarm[f'{what}_change']))}{unit} ± {number(alarm[f'{what}_stderr'])}"
+        for what, unit in (("reward", ""), ("monitor", watcher.unit))
+    )
+    when = f"from update {alarm['since_iteration']} to {alarm['iteration']}"
+    return (
+        f"Alarm, {name}: {when} the trained score rose by {gain}, but what watches it ({watcher.label}) fell by {loss}."
+    )
+
+
 def number(value: Any, digits: int = 3) -> str:
     """A number with fixed digits, or a dash."""
     if not isinstance(value, (int, float)) or value != value:

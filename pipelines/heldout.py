@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from evaluation.heldout import HeldOut, evaluate
 from evaluation.measures import Measures, measure
 from evaluation.samples import Phase, SampleRecord, save_sample
+from evaluation.watchers import Edge, Watchers
 from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.generate import sample_waveforms
@@ -18,6 +18,7 @@ from pipelines.recipe import EvaluationConfig
 from pipelines.segments import Segment, features
 from rewards_service.judge import Judge
 from rewards_service.scores import Scorer
+from rewards_service.spatial import SpatialScorer
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class HeldOutSet:
         self.labels = [segment.label for segment in found]
         self.sounds = [segment.clip.waveform for segment in found]
         self.truthful = all(r.origin.get("events") == "truth" for r in self.references)
+        self.watchers = Watchers.of(
+            foundation.codec.sample_rate, self.references, self.labels, self.sounds, judge, _edge(self.scorers)
+        )
         lengths: dict[int, list[int]] = {}
         for place, segment in enumerate(found):
             lengths.setdefault(foundation.frames(segment.reference.seconds), []).append(place)
@@ -57,14 +61,20 @@ class HeldOutSet:
     def __len__(self) -> int:
         return len(self.references)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the hacking monitor on these clips."""
+        return [f"No alarm can come for {name}: {why}." for name, why in self.unwatched.items()]
+
+    @property
+    def unwatched(self) -> dict[str, str]:
+        """Why no alarm can come for a scored dimension; empty when all are watched."""
+        return {name: why for name, why in self.watchers.unwatched.items() if name in self.scorers}
+
     def score(self, model: FlowModel | None = None, guidance: float = 1.0, detail: bool = False) -> HeldOut:
-        """Scores per clip, in the order of the segments, and the sounds themselves."""
+        """Scores per clip, in the order of the segments, and the sounds; without guidance also what watches them."""
         parts = [self._score(group, model, guidance, detail) for group in self.groups]
         return parts[0] if len(parts) == 1 else _in_order(parts, [place for g in self.groups for place in g.places])
-
-    def means(self, model: FlowModel, version: int) -> dict[str, Any]:
-        """Mean score per dimension, for the learner's metrics."""
-        return dict(self.score(model).means())
 
     def measures(self, scored: HeldOut) -> Measures | None:
         """What is not rewarded, where the truth is known; None without it or with clips of several lengths."""
@@ -115,8 +125,19 @@ class HeldOutSet:
         references = [self.references[place] for place in group.places]
         rate = self.foundation.codec.sample_rate
         return evaluate(
-            generate, group.places, references, self.scorers, rate, batch=64, detail=detail, keep_waveforms=True
-        )
+            generate, group.places, references, self.scorers, rate,
+            batch=64, detail=detail, keep_waveforms=True, watch=self._watch if guidance == 1.0 else None,
+        )  # fmt: skip
+
+    def _watch(self, waveforms: np.ndarray, places: Sequence[int]) -> dict[str, np.ndarray]:
+        measured = self.watchers.measure(waveforms, places)
+        return {name: column for name, column in measured.items() if name in self.scorers}
+
+
+def _edge(scorers: Mapping[str, Scorer]) -> Edge:
+    """What a recipe says of a source at the picture's edge holds for both who measure it."""
+    spatial = scorers.get("spatial")
+    return Edge(spatial.level_db, 1e3 * spatial.delay_s) if isinstance(spatial, SpatialScorer) else Edge()
 
 
 def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
@@ -134,4 +155,5 @@ def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
         missing={n: {c: r for p in parts for c, r in p.missing.get(n, {}).items()} for n in names},
         measured={n: [rows[k] for k in order] for n, rows in measured.items() if rows},
         waveforms=None,
+        watched={n: np.concatenate([p.watched[n] for p in parts])[order] for n in merged.watched},
     )

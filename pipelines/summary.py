@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evaluation.heldout import HeldOut, paired
 from evaluation.measures import Measures
+from evaluation.present import alarm_sentence
 from evaluation.samples import plain
 from pipelines.recipe import TrainRecipe
 from pipelines.run_folder import RunFolder
@@ -28,11 +29,15 @@ def write_summary(
     before: dict[str, Any],
     after: HeldOut,
     measures: Measures | None,
+    monitor: dict[str, Any],
     stages: dict[str, float],
     total_seconds: float,
     console: Console,
 ) -> None:
-    """Write the summary and print it. Raises AccountingError when the groups do not balance."""
+    """Write the summary and print it. Raises AccountingError when the groups do not balance.
+
+    monitor: of `pipelines.monitor.Monitor.summary`.
+    """
     groups, totals = balanced(books["groups"]), outcome.totals
     summary = {
         "name": folder.name,
@@ -62,11 +67,14 @@ def write_summary(
             "guided": before["guided"],
         },
         "measures": {"before": before["measures"], "after": measures.as_dict() if measures else None},
+        "monitor": monitor,
         "algorithm": recipe.algorithm.model_dump(mode="json"),
         "optimiser": recipe.optimiser.model_dump(mode="json"),
     }
     folder.summary.write_text(json.dumps(plain(summary), indent=1, allow_nan=False), encoding="utf-8")
     console.print(_table(summary))
+    for alarm in monitor["alarms"]:
+        console.print(alarm_sentence(alarm), style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def balanced(ledger: dict[str, Any]) -> dict[str, Any]:

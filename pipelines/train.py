@@ -27,6 +27,7 @@ from foundation.build import load_foundation
 from pipelines import run_folder
 from pipelines.data import TrainingData, training_data
 from pipelines.heldout import HeldOutSet
+from pipelines.monitor import Monitor, measured
 from pipelines.recipe import TrainRecipe, find
 from pipelines.run_folder import RunFolder
 from pipelines.segments import prompts
@@ -138,24 +139,29 @@ def _run(
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             judge = Judge.load(find(recipe.judge, "judge"))
             held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge)
-            before = _before(held, folder, data, resume)
+            for note in held.notes:
+                console.print(f"[yellow]note[/yellow] {note}", highlight=False)
+            monitor = Monitor(held, folder.path)
+            before = _before(monitor, folder, data, resume)
             found = prompts(foundation, data.prompts)
             await_ready(replicas)
             actors = _launch(recipe, folder, names, str(model_path), found)
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
         with watch.stage("rl"), LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view:
-            outcome = fit(_loop(recipe, folder, names, str(model_path), held, view, stop))
+            outcome = fit(_loop(recipe, folder, names, str(model_path), monitor, view, stop))
         books = _books(actors, recipe)
         actors.stop()
         stop_rewards(replicas)
-    _finish(recipe, folder, outcome, books, held, before, data, watch, console)
+    _finish(recipe, folder, outcome, books, monitor, before, data, watch, console)
 
 
-def _before(held: HeldOutSet, folder: RunFolder, data: TrainingData, resume: bool) -> dict[str, Any]:
+def _before(monitor: Monitor, folder: RunFolder, data: TrainingData, resume: bool) -> dict[str, Any]:
     """Scores of the pre-trained model, plain and with guidance, measured once per run."""
     if resume and folder.before.exists():
         return json.loads(folder.before.read_text(encoding="utf-8"))
+    held = monitor.held
     plain = held.score(detail=True)
+    monitor.record(plain, 0)
     held.save_samples(folder.path, "before", plain, data.heldout)
     measures = held.measures(plain)
     guided = {f"{scale:g}": held.score(guidance=scale).summary() for scale in held.config.guidance}
@@ -163,6 +169,7 @@ def _before(held: HeldOutSet, folder: RunFolder, data: TrainingData, resume: boo
         "scores": plain.summary(),
         "guided": guided,
         "measures": measures.as_dict() if measures else None,
+        "monitor": {"before": measured(plain), "unwatched": held.unwatched},
         "clips": list(plain.clip_ids),
         "scenes": _columns(plain),
     }
@@ -208,7 +215,7 @@ def _loop(
     folder: RunFolder,
     names: ActorNames,
     model: str,
-    held: HeldOutSet,
+    monitor: Monitor,
     view: LiveView,
     stop: StopRequest,
 ) -> LoopConfig:
@@ -222,7 +229,7 @@ def _loop(
         learner=recipe.learner,
         reward_weights=recipe.rewards.weights,
         max_staleness=recipe.rollout.max_staleness,
-        evaluate=held.means,
+        evaluate=monitor,
         on_iteration=view.update,
         stop=stop,
     )
@@ -240,7 +247,7 @@ def _finish(
     folder: RunFolder,
     outcome: Outcome,
     books: dict[str, Any],
-    held: HeldOutSet,
+    monitor: Monitor,
     before: dict[str, Any],
     data: TrainingData,
     watch: Stopwatch,
@@ -248,10 +255,10 @@ def _finish(
 ) -> None:
     _publish(Path(outcome.checkpoint) / "ema.safetensors", folder.model)
     trained = load_foundation(folder.model)
-    after = held.score(trained.flow, detail=True)
-    held.save_samples(folder.path, "after", after, data.heldout)
-    measures = held.measures(after)
-    write_summary(recipe, folder, outcome, books, before, after, measures, watch.stages, watch.total, console)
+    after = monitor.held.score(trained.flow, detail=True)
+    monitor.held.save_samples(folder.path, "after", after, data.heldout)
+    measures, watched = monitor.held.measures(after), monitor.summary(before, after, outcome.version)
+    write_summary(recipe, folder, outcome, books, before, after, measures, watched, watch.stages, watch.total, console)
     console.print(f"Report: {write_report(folder.path)}", highlight=False, soft_wrap=True)
     if outcome.stopped:
         console.print(

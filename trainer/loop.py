@@ -33,9 +33,9 @@ class LoopConfig:
 
     model_path: the checkpoint training begins from (also the KL reference). run_dir: gets checkpoints/ and
     metrics.jsonl. reward_weights: {dimension: weight}. max_staleness: the coordinator's. evaluate: (model holding the
-    average, version) to {dimension: score}; runs on rank 0 every learner.eval_every iterations and must survive
-    pickling if there are workers. on_iteration: gets each metrics record in the driver. stop: asked in the driver; ends
-    the run after the current iteration.
+    average, version) to further fields of the metrics record, such as `heldout`; runs on rank 0 every
+    learner.eval_every iterations and must survive pickling if there are workers. on_iteration: gets each metrics record
+    in the driver. stop: asked in the driver; ends the run after the current iteration.
     """
 
     seed: int
@@ -167,7 +167,7 @@ class _Rank:
         entry["window"] = asdict(stretch)
         if self.config.evaluate is not None and self._due(self.config.learner.eval_every):
             with self.learner.ema.applied(self.learner.parameters), torch.no_grad():
-                entry["heldout"] = dict(self.config.evaluate(self.learner.model, self.learner.version))
+                entry |= self.config.evaluate(self.learner.model, self.learner.version)
         self.config.journal.append(entry)
         if self.gauges is not None:
             self.gauges.show(entry, len(taken.groups))

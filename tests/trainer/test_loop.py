@@ -51,9 +51,10 @@ def weights(outcome: Outcome, name: str = checkpoints.MODEL) -> dict[str, torch.
     return read_tensors(Path(outcome.checkpoint) / name)[0]
 
 
-def score(model: FlowModel, version: int) -> dict[str, float]:
+def score(model: FlowModel, version: int) -> dict[str, dict[str, float]]:
     """A held-out evaluation that looks at the averaged weights."""
-    return {"total": float(model.state_dict()["model.model.preprocess_conv.weight"].sum()), "version": float(version)}
+    total = float(model.state_dict()["model.model.preprocess_conv.weight"].sum())
+    return {"heldout": {"total": total, "version": float(version)}}
 
 
 def test_a_run_in_the_driver_keeps_exact_books(tmp_path, run):
