@@ -140,9 +140,10 @@ class AlgorithmConfig(Section):
                 f"{self.width}; they must lie in 0..{last}, in order"
             )
         if self.transition not in ("flow_sde", "dance_sde") and self.last_start + self.width == self.steps:
+            remedy = f"set window_hi to at most {last - 1}" if last else f"set window_size to at most {self.steps - 1}"
             raise ValueError(
                 f"transition {self.transition!r} has no noise on the last step, so its density is undefined there; "
-                f"set window_hi to at most {last - 1}"
+                f"{remedy}"
             )
         if self.minibatches > self.prompts:
             raise ValueError(f"{self.minibatches} minibatches cannot be split out of {self.prompts} prompts")

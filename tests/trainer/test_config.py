@@ -106,6 +106,7 @@ def test_derived_numbers():
         ({"steps": 4, "window_size": 5, "window_hi": None}, "window_size 5 is longer"),
         ({"transition": "cps", "window_hi": None}, "set window_hi to at most 14"),
         ({"transition": "exponential", "window_hi": 15}, "no noise on the last step"),
+        ({"preset": "full_sde", "transition": "cps"}, "set window_size to at most 15"),
         ({"minibatches": 13}, "13 minibatches cannot be split out of 12 prompts"),
         ({"group_size": 1}, "greater than or equal to 2"),
         ({"noises": 3}, "3 initial noises cannot be shared evenly by 8 members"),
