@@ -21,7 +21,8 @@ from trainer.errors import InvariantError, LearnerError
 from trainer.fit import fit
 from trainer.loop import LoopConfig, Outcome
 
-CONFIG = algorithm(window_size=2)
+# Windows that follow what was measured, so that coordinator and learner must agree on it, restarts included.
+CONFIG = algorithm(window_size=2, window_policy="proportional")
 Run = Callable[..., tuple[Outcome, dict[str, Any], list[dict[str, Any]]]]
 
 
