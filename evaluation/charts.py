@@ -75,7 +75,7 @@ def span(values: Sequence[float], step: float = 0.1) -> tuple[float, float]:
 
 def reward_chart(title: str, tone: str, training: XY, heldout: Sequence[Point], frame: Frame) -> Markup:
     """Training reward (faint, and smoothed) and held-out scores (points with standard errors) over updates."""
-    parts = [_axes(frame, digits=1)]
+    parts = [axes(frame, digits=1)]
     if training:
         parts.append(f'<path class="raw {tone}" d="{frame.line(training)}"/>')
         parts.append(f'<path class="line {tone}" d="{frame.line(smooth(training))}"/>')
@@ -88,13 +88,13 @@ def reward_chart(title: str, tone: str, training: XY, heldout: Sequence[Point], 
             )
         parts.append(f'<circle class="held-dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
     data = {"training": smooth(training), "heldout": [(p.version, p.mean, p.stderr) for p in heldout]}
-    return _svg(frame, title, parts, {"data-chart": json.dumps(data)})
+    return svg(frame, title, parts, {"data-chart": json.dumps(data)})
 
 
 def small_chart(title: str, points: XY, frame: Frame, digits: int) -> Markup:
     """One quantity over updates."""
-    parts = [_axes(frame, digits, count=3), f'<path class="line ink" d="{frame.line(points)}"/>']
-    return _svg(frame, title, parts, {"data-chart": json.dumps({"training": list(points), "digits": digits})})
+    parts = [axes(frame, digits, count=3), f'<path class="line ink" d="{frame.line(points)}"/>']
+    return svg(frame, title, parts, {"data-chart": json.dumps({"training": list(points), "digits": digits})})
 
 
 def slope_chart(
@@ -127,7 +127,7 @@ def slope_chart(
     foot = frame.height - 4
     parts.append(f'<text class="tick" x="{x0:.1f}" y="{foot}" text-anchor="middle">{escape(ends[0])}</text>')
     parts.append(f'<text class="tick" x="{x1:.1f}" y="{foot}" text-anchor="middle">{escape(ends[1])}</text>')
-    return _svg(frame, title, parts, {})
+    return svg(frame, title, parts, {})
 
 
 def _spread(places: Sequence[float], gap: float) -> list[float]:
@@ -144,7 +144,8 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
     return [float(v) for v in result]
 
 
-def _axes(frame: Frame, digits: int, count: int = 5) -> str:
+def axes(frame: Frame, digits: int, count: int = 5) -> str:
+    """Horizontal grid lines with their numbers, and the numbers of updates below."""
     lines = []
     for value in ticks(*frame.y_range, count):
         y = frame.y(value)
@@ -159,7 +160,8 @@ def _axes(frame: Frame, digits: int, count: int = 5) -> str:
     return "".join(lines)
 
 
-def _svg(frame: Frame, title: str, parts: Sequence[str], data: dict[str, str]) -> Markup:
+def svg(frame: Frame, title: str, parts: Sequence[str], data: dict[str, str]) -> Markup:
+    """The parts in one drawing. data: further attributes, for the page's script to show values under the pointer."""
     geometry = {"x": frame.x_range, "left": frame.left, "right": frame.width - frame.right, "width": frame.width}
     data = {**data, "data-geometry": json.dumps(geometry)} if data else data
     attributes = "".join(f' {name}="{escape(value)}"' for name, value in data.items())

@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cot_service.plan import DIMENSIONS
+from evaluation.present import alarm_sentence
 
 STYLES = {"semantic": "bright_blue", "temporal": "yellow", "aesthetic": "green", "spatial": "magenta", "total": "bold"}
 BLOCKS = "▁▂▃▄▅▆▇█"
+ALARM = "bold red"
 SMOOTHING = 5
 
 
@@ -23,7 +25,7 @@ class LiveView:
     """Shows the lines of metrics.jsonl as they come; use it as a context manager.
 
     Every field of a line is optional: what is absent is shown as a dash. Without a terminal there is one log line every
-    `interval_s` seconds.
+    `interval_s` seconds. An alarm of the hacking monitor comes at once and stays until an evaluation without it.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class LiveView:
         self._live: Live | None = None
         self._history: dict[str, list[float]] = {name: [] for name in (*DIMENSIONS, "total")}
         self._heldout: list[Mapping[str, float | None]] = []
+        self._alarms: list[str] = []
         self._last: dict[str, Any] = {}
         self._note = ""
         self._lost = 0
@@ -90,8 +93,13 @@ class LiveView:
         self._lost = self._lost + tally(metrics.get("lost")) if running is None else tally(running)
         if metrics.get("heldout"):
             self._heldout.append(metrics["heldout"])
+        if "alarms" in metrics:
+            self._alarms = [alarm_sentence(alarm) for alarm in metrics["alarms"]]
+            if self._live is None:
+                for alarm in self._alarms:
+                    self._console.print(alarm, style=ALARM, markup=False, highlight=False, soft_wrap=True)
         if self._live is not None:
-            self._live.update(self._panel())
+            self._live.update(self._panel(), refresh=bool(metrics.get("alarms")))
         elif self._clock() - self._logged_at >= self._interval or self._done >= self._total:
             self._log()
 
@@ -121,6 +129,8 @@ class LiveView:
             parts.append(f"held-out total {_number(self._heldout[-1].get('total'))}")
         if self._lost:
             parts.append(f"{self._lost} groups lost")
+        if self._alarms:
+            parts.append(f"{len(self._alarms)} ALARM{'S' * (len(self._alarms) > 1)}")
         return " | ".join(parts)
 
     def _panel(self) -> RenderableType:
@@ -182,6 +192,7 @@ class LiveView:
         rows = [line]
         if self._dashboard:
             rows.append(Text.assemble(("Ray dashboard ", "dim"), (self._dashboard, f"link {self._dashboard}")))
+        rows += [Text(alarm, ALARM) for alarm in self._alarms]
         if self._lost:
             rows.append(Text(f"{self._lost} groups lost so far", "yellow"))
         if self._note:

@@ -1,4 +1,4 @@
-"""`report.html` and `rewards.png` of a run folder, finished or not."""
+"""`report.html`, `rewards.png` and `monitor.png` of a run folder, finished or not."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cot_service.plan import DIMENSIONS
-from evaluation import present, sections
+from evaluation import monitor_view, present, sections
 from evaluation.plot import plot_rewards
+from evaluation.plot_monitor import plot_monitor
 from evaluation.run_data import RunData, load_run
 from evaluation.sample_views import sample_views
 from settings import PrismError
@@ -18,7 +19,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` and `rewards.png` into a run folder and return the page's path.
 
-    Works with whatever is there: without a summary it reports an unfinished run.
+    Works with whatever is there: without a summary it reports an unfinished run. A monitored one gets `monitor.png`.
     Raises PrismError when the folder is no run folder or cannot be written.
     """
     run = load_run(run_dir)
@@ -34,6 +35,8 @@ def write_report(run_dir: str | Path) -> Path:
     environment.filters |= {"duration": present.duration}
     try:
         plot_rewards(run, run.path / "rewards.png")
+        if any(run.watched(name) for name in DIMENSIONS):
+            plot_monitor(run, run.path / "monitor.png")
         text = environment.get_template("report.html.j2").render(_context(run))
         temporary = page.with_suffix(".html.tmp")
         temporary.write_text(text, encoding="utf-8")
@@ -54,6 +57,7 @@ def _context(run: RunData) -> dict[str, Any]:
         "total": sections.dimension(run, "total"),
         "verdict": sections.verdict(run),
         "slopes": sections.slopes(run),
+        "monitor": monitor_view.monitor(run),
         "blurbs": present.BLURBS,
         "pairs": sample_views(run, notes),
         "scores": sections.score_rows(run),

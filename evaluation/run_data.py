@@ -83,6 +83,37 @@ class RunData:
                 points[at] = Point(at, *score)
         return [points[at] for at in sorted(points)]
 
+    def watched(self, column: str) -> list[Point]:
+        """What watches a dimension over the run, like `heldout`; empty where nothing does."""
+        points = {}
+        for line in self.metrics:
+            if (score := score_of(line.get("monitor"), column)) is not None:
+                points[version(line)] = Point(version(line), *score)
+        for key, at in (("before", 0), ("after", self.iterations)):
+            if (score := score_of(self.monitor.get(key), column)) is not None:
+                points[at] = Point(at, *score)
+        return [points[at] for at in sorted(points)]
+
+    @property
+    def monitor(self) -> dict[str, Any]:
+        """`monitor` of summary.json; empty for a run without one."""
+        return self.summary.get("monitor") or {}
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """Every alarm of the run, by the update it was raised at."""
+        found = {}
+        for alarm in [a for line in self.metrics for a in line.get("alarms") or ()] + (
+            self.monitor.get("alarms") or []
+        ):
+            found[alarm["dimension"], alarm["iteration"]] = alarm
+        return sorted(found.values(), key=lambda alarm: alarm["iteration"])
+
+    def parted(self, column: str) -> tuple[int, int] | None:
+        """The updates from the watcher's best to the last alarm of a dimension; None without an alarm."""
+        raised = [alarm for alarm in self.alarms if alarm["dimension"] == column]
+        return (min(a["since_iteration"] for a in raised), raised[-1]["iteration"]) if raised else None
+
     def ends(self, column: str) -> tuple[Point | None, Point | None]:
         """First and last held-out score; the last is None until there are two."""
         points = self.heldout(column)
@@ -116,7 +147,8 @@ def load_run(path: str | Path) -> RunData:
     metrics = _read_metrics(files["metrics.jsonl"], problems)
     summary = _read_json(files["summary.json"], problems)
     if not summary and (early := _read_json(folder / "before.json", problems)):
-        summary = {"heldout": {"before": early.get("scores"), "guided": early.get("guided")}}
+        scores = {"before": early.get("scores"), "guided": early.get("guided")}
+        summary = {"heldout": scores, "monitor": early.get("monitor")}
     return RunData(folder.resolve(), config, metrics, summary, read_samples(folder, problems), problems)
 
 

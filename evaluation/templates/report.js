@@ -1,6 +1,6 @@
 for (const svg of document.querySelectorAll("svg[data-chart]")) {
   const data = JSON.parse(svg.dataset.chart), place = JSON.parse(svg.dataset.geometry), figure = svg.parentElement;
-  const digits = data.digits ?? 3;
+  const digits = data.digits ?? 3, [first, second] = data.labels ?? ["training", "held-out"];
   const cross = Object.assign(document.createElement("i"), { className: "cross", hidden: true });
   const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
   figure.append(cross, tip);
@@ -15,9 +15,9 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     if (!at) return;
     const left = (place.left + ((at[0] - place.x[0]) / (place.x[1] - place.x[0])) * (place.right - place.left)) * unit;
     const rows = [`update ${at[0]}`];
-    if (line) rows.push(`${data.heldout ? "training " : ""}${line[1].toFixed(digits)}`);
+    if (line) rows.push(`${data.heldout ? `${first} ` : ""}${line[1].toFixed(digits)}`);
     if (dot && Math.abs(dot[0] - at[0]) <= 0.02 * (place.x[1] - place.x[0]))
-      rows.push(`held-out ${dot[1].toFixed(digits)}${dot[2] ? ` ± ${dot[2].toFixed(digits)}` : ""}`);
+      rows.push(`${second} ${dot[1].toFixed(digits)}${dot[2] ? ` ± ${dot[2].toFixed(digits)}` : ""}`);
     tip.textContent = rows.join("\n");
     tip.classList.toggle("left", share > 0.6);
     cross.style.left = tip.style.left = `${left}px`;
