@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_it_promises(whole: RunFolder) -> None:
         for name in ("semantic", "temporal", "aesthetic", "spatial", "total"):
             assert set(found["heldout"][when][name]) >= {"mean", "stderr"}
     assert set(found["seconds"]) == {"setup", "rl", "rollout", "reward", "train", "wait", "total"}
-    assert found["nfe"]["trained"] == 4 * 4
+    assert found["nfe"]["trained"] == 4 * 4 * 2  # one evaluation per group and epoch
     assert found["measures"]["after"]["onset_f1"]["mean"] is not None
     metrics = [json.loads(line) for line in lines(whole.path / "metrics.jsonl")]
     assert [m["iteration"] for m in metrics] == [0, 1, 2, 3]
@@ -69,8 +69,8 @@ def test_nfe_is_counted_exactly(whole: RunFolder) -> None:
     metrics = [json.loads(line) for line in lines(whole.path / "metrics.jsonl")]
     for entry in metrics:
         start, size = entry["window"]["start"], entry["window"]["size"]
-        per_group = start + 1 + 4 * (size - 1) + 4 * min(4, 16 - start - size)
-        assert entry["nfe"]["rollout"] == 4 * per_group
+        per_group = start + 1 + 4 * (size - 1) + 4 * min(3, 16 - start - size)
+        assert entry["nfe"]["rollout"] == entry["nfe"]["sampled"] == 4 * per_group
 
 
 def test_a_resumed_run_equals_an_undisturbed_one(whole: RunFolder, tmp_path: Path) -> None:
