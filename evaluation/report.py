@@ -62,6 +62,7 @@ def _context(run: RunData) -> dict[str, Any]:
         "pairs": sample_views(run, notes),
         "scores": sections.score_rows(run),
         "measures": sections.measure_rows(run.summary.get("measures") or {}),
+        "conflicts": sections.conflict_rows(run),
         "seconds": sections.seconds_rows(run.summary.get("seconds") or {}),
         "ledger": sections.ledger(run),
         "health": sections.health(run),

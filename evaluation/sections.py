@@ -108,6 +108,22 @@ def measure_rows(measures: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def conflict_rows(run: RunData) -> list[tuple[str, float, float]]:
+    """(pair, within-group correlation in the first and in the last quarter of the run) of rewards, most opposed first."""
+    pairs = {pair for line in run.metrics for pair in line.get("conflict") or {}}
+    rows = []
+    for pair in pairs:
+        values = [value for _, value in run.metric("conflict", pair)]
+        quarter = max(1, len(values) // 4)
+        if values:
+            rows.append((pair.replace("/", " and "), _average(values[:quarter]), _average(values[-quarter:])))
+    return sorted(rows, key=lambda row: row[2])
+
+
+def _average(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def seconds_rows(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
     """(part, seconds, share of the total); what the parts leave is `other`."""
     total = seconds.get("total") or 0.0
@@ -139,7 +155,7 @@ def health(run: RunData) -> list[tuple[str, Markup]]:
     """Small charts of how training went, with their titles."""
     charts = []
     for title, keys, digits in (
-        ("Clipped ratios", ("clip_fraction",), 2),
+        ("Share at the trust region's limit", ("clip_fraction",), 2),
         ("Largest ratio", ("ratio_max",), 4),
         ("Gradient norm", ("grad_norm",), 2),
         ("Seconds per iteration", ("seconds", "iteration"), 2),

@@ -8,6 +8,7 @@ import pytest
 from evaluation import sample_views
 from evaluation.report import write_report
 from evaluation.run_data import load_run
+from evaluation.sections import conflict_rows
 from settings import PrismError
 from tests.evaluation.conftest import metrics_line, score_block, summary
 
@@ -80,6 +81,12 @@ def test_the_page_needs_no_other_file_and_no_network(run_dir: Path) -> None:
     links = [value for name, value in page.attributes if name in ("src", "href", "srcset", "poster", "data")]
     assert all(value.startswith(("data:", "#")) for value in links)
     assert "@import" not in write_report(run_dir).read_text()
+
+
+def test_a_relative_path_and_a_link_are_fine(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_dir.parent)
+    Path("latest").symlink_to(run_dir.name)
+    assert write_report("latest") == run_dir.resolve() / "report.html"
 
 
 def test_the_picture_is_a_png(run_dir: Path) -> None:
@@ -198,6 +205,16 @@ def test_resumed_lines_replace_earlier_ones(run_dir: Path) -> None:
     run = load_run(run_dir)
     assert len(run.metrics) == 20
     assert dict(run.training("total"))[4] == 0.99
+
+
+def test_conflicts_are_shown_most_opposed_first(run_dir: Path) -> None:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for place, line in enumerate(lines):
+        line["conflict"] = {"semantic/temporal": 0.5, "temporal/spatial": -0.25 if place else None}
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = conflict_rows(load_run(run_dir))
+    assert rows == [("temporal and spatial", -0.25, -0.25), ("semantic and temporal", 0.5, 0.5)]
+    assert "Temporal and spatial" in write_report(run_dir).read_text()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
