@@ -109,7 +109,7 @@ def measure_rows(measures: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def conflict_rows(run: RunData) -> list[tuple[str, float, float]]:
-    """(pair, within-group correlation in the first and in the last quarter of the run) of rewards, most opposed first."""
+    """(pair of rewards, within-group correlation in the first and last quarter of the run), most opposed first."""
     pairs = {pair for line in run.metrics for pair in line.get("conflict") or {}}
     rows = []
     for pair in pairs:
