@@ -31,9 +31,10 @@ def sentence(found: dict[str, Any]) -> str:
     """The description in one line."""
     memory = f", {found['memory_gib']:.0f} GiB" if found.get("memory_gib") else ""
     gpu = f"; {found['gpu']}" if found.get("gpu") else ""
+    commit = "" if found["commit"] == "unknown" else f"; commit {found['commit']}"
     return (
         f"{found['cpu']}, {found['cores']} cores{memory}{gpu}; {found['system']}, Python {found['python']}, torch "
-        f"{found['torch']}, {found['threads']} torch thread(s); commit {found['commit']}"
+        f"{found['torch']}, {found['threads']} torch thread(s){commit}"
     )
 
 
