@@ -11,7 +11,7 @@ from evaluation import present
 from evaluation.charts import Frame, axes, span, svg, ticks
 from evaluation.run_data import Point, RunData
 
-SIZE = {"width": 460.0, "height": 230.0, "right": 44.0}
+SIZE = {"width": 460.0, "height": 230.0, "right": 48.0}
 
 
 def monitor(run: RunData) -> dict[str, Any] | None:
@@ -83,7 +83,7 @@ def monitor_chart(run: RunData, name: str) -> Markup:
     shown = aligned(trained, watched, height)
     reach = [p.mean + side * (p.stderr or 0.0) for p in (*trained, *shown) for side in (-1, 1)]
     frame = Frame(x_range=(0, max(run.iterations, 1)), y_range=span(reach), **SIZE)
-    parts = [axes(frame, digits=1), _right_axis(frame, shown[0].mean - watched[0].mean / height, height)]
+    parts = [axes(frame, digits=2), _right_axis(frame, shown[0].mean - watched[0].mean / height, height)]
     parts += _marks(frame, run.parted(name), [a["iteration"] for a in run.alarms if a["dimension"] == name])
     parts.append(_dots(frame, trained, f"line {name}", f"held-dot {name}"))
     parts.append(_dots(frame, shown, "line ink watch", "watch-dot"))
@@ -123,6 +123,6 @@ def _right_axis(frame: Frame, offset: float, height: float) -> str:
     x = frame.width - frame.right
     return "".join(
         f'<path class="right-tick" d="M{x:.1f},{frame.y(offset + value / height):.1f}h4"/>'
-        f'<text class="tick right" x="{x + 8:.1f}" y="{frame.y(offset + value / height) + 4:.1f}">{value:.1f}</text>'
+        f'<text class="tick right" x="{x + 8:.1f}" y="{frame.y(offset + value / height) + 4:.1f}">{value:.2f}</text>'
         for value in ticks(low, high)
     ).replace(">-", ">−")

@@ -136,12 +136,12 @@ def score_of(block: dict[str, Any] | None, column: str) -> tuple[float, float | 
 
 def load_run(path: str | Path) -> RunData:
     """Read a run folder. Raises PrismError when it is not a folder or holds neither config, metrics nor summary."""
-    folder = Path(path)
+    folder = Path(path).resolve()
     if not folder.is_dir():
-        raise PrismError(f"{folder} is not a run folder; give the path of one, for example runs/latest.")
+        raise PrismError(f"{path} is not a run folder; give the path of one, for example runs/latest.")
     files = {name: folder / name for name in ("config.yaml", "metrics.jsonl", "summary.json")}
     if not any(f.is_file() for f in files.values()):
-        raise PrismError(f"{folder} holds none of {', '.join(files)}; is it the folder of a run?")
+        raise PrismError(f"{path} holds none of {', '.join(files)}; is it the folder of a run?")
     problems = [f"{name} is not there yet." for name, file in files.items() if not file.is_file()]
     config = files["config.yaml"].read_text(encoding="utf-8") if files["config.yaml"].is_file() else ""
     metrics = _read_metrics(files["metrics.jsonl"], problems)
@@ -149,7 +149,7 @@ def load_run(path: str | Path) -> RunData:
     if not summary and (early := _read_json(folder / "before.json", problems)):
         scores = {"before": early.get("scores"), "guided": early.get("guided")}
         summary = {"heldout": scores, "monitor": early.get("monitor")}
-    return RunData(folder.resolve(), config, metrics, summary, read_samples(folder, problems), problems)
+    return RunData(folder, config, metrics, summary, read_samples(folder, problems), problems)
 
 
 def _read_metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:

@@ -11,12 +11,22 @@ def power_frames(waveform: np.ndarray, window: int, hop: int) -> np.ndarray:
 
     Single precision takes half the time and costs 0.01 dB at worst, in the faintest bins.
     """
-    shape = np.hanning(window).astype(np.float32)
+    shape = _window(window)
     padded = np.pad(waveform.astype(np.float32), ((0, 0), (window // 2, window // 2)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop]
-    spectra = np.asarray(rfft(frames * shape), np.complex64)
-    power = np.square(spectra.real) + np.square(spectra.imag)
-    return power.sum(axis=0).astype(np.float64) / np.square(shape).sum()
+    total = np.zeros((frames.shape[1], window // 2 + 1), np.float32)
+    for channel in frames:
+        spectra = np.asarray(rfft(channel * shape), np.complex64)
+        total += np.square(spectra.real)
+        total += np.square(spectra.imag)
+    return total
+
+
+@lru_cache(maxsize=8)
+def _window(size: int) -> np.ndarray:
+    """(size,) Hann window of unit energy."""
+    shape = np.hanning(size)
+    return (shape / np.sqrt(np.square(shape).sum())).astype(np.float32)
 
 
 def octave_levels(waveform: np.ndarray, rate: int, window: int, hop: int) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from evaluation import present
 from evaluation.live import LiveView
-from evaluation.monitor_view import aligned
+from evaluation.monitor_view import aligned, monitor_chart
 from evaluation.run_data import Point, load_run
 from tests.evaluation.conftest import DIMENSIONS, metrics_line, score_block, summary
 from tests.evaluation.test_report import page_of, rewrite
@@ -134,6 +135,14 @@ def test_both_lines_start_together_and_keep_their_scale() -> None:
     later = aligned(trained, [Point(5, 0.1), Point(10, 0.3), Point(15, 0.2)], height=1.0)
     assert [p.mean for p in later] == pytest.approx([0.4, 0.6, 0.5]), "from the first evaluation that has both"
     assert [p.mean for p in aligned([], [Point(5, 0.1)], 1.0)] == [0.0]
+
+
+def test_neighbouring_numbers_of_an_axis_differ(monitored: Path) -> None:
+    chart = str(monitor_chart(load_run(monitored), "aesthetic"))
+    for axis in ("tick", "tick right"):
+        numbers = re.findall(rf'<text class="{axis}"[^>]*>([^<]*\.[^<]*)</text>', chart)
+        assert len(numbers) > 3
+        assert len(set(numbers)) == len(numbers)
 
 
 def test_a_dimension_without_a_known_watcher_still_has_words() -> None:
