@@ -73,20 +73,27 @@ def span(values: Sequence[float], step: float = 0.1) -> tuple[float, float]:
     return (round(float(low), 6), round(float(max(high, low + step)), 6))
 
 
-def reward_chart(title: str, tone: str, training: XY, heldout: Sequence[Point], frame: Frame) -> Markup:
-    """Training reward (faint, and smoothed) and held-out scores (points with standard errors) over updates."""
-    parts = [axes(frame, digits=1)]
-    if training:
-        parts.append(f'<path class="raw {tone}" d="{frame.line(training)}"/>')
-        parts.append(f'<path class="line {tone}" d="{frame.line(smooth(training))}"/>')
-    for p in heldout:
+def dots(frame: Frame, points: Sequence[Point], kind: str) -> list[str]:
+    """A dot of a class per held-out point, with its standard error behind it."""
+    parts = []
+    for p in points:
         x, y = frame.x(p.version), frame.y(p.mean)
         if p.stderr:
             top, bottom = frame.y(p.mean + p.stderr), frame.y(p.mean - p.stderr)
             parts.append(
                 f'<path class="held-error" d="M{x - 3:.1f},{top:.1f}h6M{x:.1f},{top:.1f}V{bottom:.1f}m-3,0h6"/>'
             )
-        parts.append(f'<circle class="held-dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
+        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
+    return parts
+
+
+def reward_chart(title: str, tone: str, training: XY, heldout: Sequence[Point], frame: Frame) -> Markup:
+    """Training reward (faint, and smoothed) and held-out scores (points with standard errors) over updates."""
+    parts = [axes(frame, digits=1)]
+    if training:
+        parts.append(f'<path class="raw {tone}" d="{frame.line(training)}"/>')
+        parts.append(f'<path class="line {tone}" d="{frame.line(smooth(training))}"/>')
+    parts += dots(frame, heldout, f"held-dot {tone}")
     data = {"training": smooth(training), "heldout": [(p.version, p.mean, p.stderr) for p in heldout]}
     return svg(frame, title, parts, {"data-chart": json.dumps(data)})
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from cot_service.plan import DIMENSIONS
 from evaluation import present
-from evaluation.charts import Frame, axes, span, svg, ticks
+from evaluation.charts import Frame, axes, dots, span, svg, ticks
 from evaluation.run_data import Point, RunData
 
 SIZE = {"width": 460.0, "height": 230.0, "right": 48.0}
@@ -106,15 +106,7 @@ def _marks(frame: Frame, parted: tuple[int, int] | None, raised: Sequence[int]) 
 
 def _dots(frame: Frame, points: Sequence[Point], line: str, dot: str) -> str:
     parts = [f'<path class="{line}" d="{frame.line([(p.version, p.mean) for p in points])}"/>'] if points else []
-    for p in points:
-        x, y = frame.x(p.version), frame.y(p.mean)
-        if p.stderr:
-            top, bottom = frame.y(p.mean + p.stderr), frame.y(p.mean - p.stderr)
-            parts.append(
-                f'<path class="held-error" d="M{x - 3:.1f},{top:.1f}h6M{x:.1f},{top:.1f}V{bottom:.1f}m-3,0h6"/>'
-            )
-        parts.append(f'<circle class="{dot}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
-    return "".join(parts)
+    return "".join([*parts, *dots(frame, points, dot)])
 
 
 def _right_axis(frame: Frame, offset: float, height: float) -> str:
