@@ -23,6 +23,7 @@ from benchmarks.run import Run
 from benchmarks.variants import nfe, starts, variant
 from benchmarks.world import World, laptop
 from foundation.build import Foundation, load_foundation
+from foundation.encoders import EncoderConfig
 from pipelines.heldout import HeldOutSet
 from pipelines.recipe import TrainRecipe, find
 from rewards_service.scores import Reference, Scores
@@ -65,7 +66,7 @@ def synthetic(recipe: TrainRecipe, foundation: Foundation, seconds: float, count
     """Prompts of one length with random features, at the rates of the embedded encoders."""
     config, random = foundation.flow.config, np.random.default_rng(0)
     shapes = {
-        "video": (max(1, round(foundation.encoders.config.video_fps * seconds)), config.video_dim),
+        "video": (max(1, round(EncoderConfig().video_fps * seconds)), config.video_dim),
         "text": (12, config.text_dim),
         "sync": (foundation.frames(seconds), config.sync_dim),
     }

@@ -13,10 +13,11 @@ import torch
 from actors.messages import Prompt
 from cot_service.build import build_planner
 from foundation.build import Foundation, load_foundation
+from pipelines.conditions import prompts
 from pipelines.heldout import HeldOutSet
 from pipelines.recipe import ROOT, TrainRecipe, find
 from pipelines.run_folder import cache
-from pipelines.segments import Segment, prompts, read_segments
+from pipelines.segments import Segment, read_segments
 from rewards_service.build import build_scorers
 from rewards_service.scores import Scorer
 from scenes import dataset

@@ -1,97 +1,140 @@
-"""From a checkpoint file to everything that turns a clip and a plan into sound."""
+"""From a checkpoint file or a release folder to everything that turns a clip and a plan into sound.
 
-from collections.abc import Sequence
+Packages that only the released model needs are imported when one is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 import torch
-from pydantic import ValidationError
 
 from foundation import checkpoint
+from foundation.checkpoint import Checkpoint
 from foundation.codec import Codec
-from foundation.conditions import Conditions
-from foundation.encoders import PICTURE_SIZE, EncoderConfig, Encoders
+from foundation.embedded import EmbeddedEncoder
 from foundation.errors import CheckpointError
 from foundation.model import FlowModel
-from foundation.vocabulary import Vocabulary
 from foundation.vocoder import Vocoder
-from media.clip import Clip
 
-ENCODERS = "encoders."
+if TYPE_CHECKING:
+    from foundation.release import Release
+    from foundation.released_encoders import ReleasedEncoders
+
+RELEASE = "release"  # in a checkpoint's `extra`: the folder of the release that training began from
+RELEASED_SECONDS = 9.0
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """A flow model with its encoders, words and codec. `extra` is the checkpoint's provenance."""
+    """A flow model with the encoders of its conditions and its codec.
+
+    seconds: the clip length it was trained on. extra: the checkpoint's provenance. path: where it was read from; a
+    foundation with a path is pickled as that path, so that it travels without its weights.
+    """
 
     flow: FlowModel
-    encoders: Encoders
-    vocabulary: Vocabulary
+    encoder: EmbeddedEncoder | ReleasedEncoders
     codec: Codec
     seconds: float
     extra: dict[str, Any]
-
-    @property
-    def fps(self) -> float:
-        """Frames per second at which `picture` expects clips."""
-        return self.encoders.config.fps
+    path: str | None = None
 
     def frames(self, seconds: float) -> int:
         """Latent frames of a clip of this length."""
         return max(1, round(seconds * self.codec.sample_rate / self.codec.hop))
 
-    @torch.inference_mode()
-    def features(self, pictures: np.ndarray, plans: Sequence[Sequence[str]]) -> Conditions:
-        """Condition tensors of B clips: pictures (B, T, 32, 32) uint8 from `picture`, four plan texts each."""
-        tokens = torch.tensor([self.vocabulary.tokens(sections) for sections in plans])
-        return self.encoders(torch.from_numpy(pictures).float() / 255, tokens)
-
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
-        """Write everything into one safetensors file. Raises CheckpointError."""
-        described = {
-            **(extra or self.extra),
-            "encoders": self.encoders.config.model_dump(),
-            "vocabulary": list(self.vocabulary.known),
-            "common_words": list(self.vocabulary.common),
-            "seconds": self.seconds,
-        }
-        others = {ENCODERS + name: tensor for name, tensor in self.encoders.state_dict().items()}
-        checkpoint.save(path, self.flow, described, others)
+        """Write an embedded model into one safetensors file. Raises CheckpointError, for a released one too."""
+        if not isinstance(self.encoder, EmbeddedEncoder):
+            raise CheckpointError("A released model is written in its own layout; use `prism export`.")
+        described = {**(extra or self.extra), **self.encoder.described(), "seconds": self.seconds}
+        checkpoint.save(path, self.flow, described, self.encoder.tensors())
+
+    def __reduce__(self) -> tuple[Callable[..., Foundation], tuple[Any, ...]]:
+        if self.path is not None:
+            return load_foundation, (self.path,)
+        return Foundation, (self.flow, self.encoder, self.codec, self.seconds, self.extra)
 
 
-def picture(clip: Clip) -> np.ndarray:
-    """What the encoders see of a clip: (T, 32, 32) uint8 grey, stretched to a square so that left stays left."""
-    side = (PICTURE_SIZE, PICTURE_SIZE)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames]
-    return np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_AREA) for frame in grey])
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """The flow model of an embedded checkpoint, a release (folder or file) or a checkpoint of a run, ready to train.
 
-
-def load_foundation(path: str | Path) -> Foundation:
-    """Read a checkpoint written by `Foundation.save`, on the CPU and in evaluation mode.
-
-    Raises CheckpointError as `foundation.checkpoint.load`, and when the encoders or words are not in the file.
+    `extra["release"]` names the release folder where there is one; `others` then holds nothing, since the codec and the
+    encoders stay in that folder. Raises CheckpointError.
     """
-    loaded = checkpoint.load(path)
-    try:
-        config = EncoderConfig(**loaded.extra["encoders"])
-        common = tuple(loaded.extra.get("common_words", ()))
-        vocabulary = Vocabulary(tuple(loaded.extra["vocabulary"]), config.per_section, common)
-        seconds = float(loaded.extra["seconds"])
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise CheckpointError(
-            f"{path} holds a flow model but not the encoders and words of the embedded model ({error}); use a file "
-            "written by `prism pretrain` or `prism train`."
-        ) from error
-    encoders = Encoders(config, len(vocabulary))
-    tensors = {name.removeprefix(ENCODERS): tensor for name, tensor in loaded.others.items()}
-    checkpoint.load_state(encoders, tensors, source=str(path))
-    codec = Vocoder()
+    if not _is_release(path):
+        return checkpoint.load(path, device)
+    from foundation import prismaudio
+    from foundation.release import Release
+
+    release = Release.find(path)
+    return Checkpoint(Path(path), prismaudio.load(release.model, device).flow, {RELEASE: str(release.folder)})
+
+
+def load_codec(path: str | Path, device: torch.device | str = "cpu") -> Codec:
+    """The codec of what `load_model` reads, in evaluation mode. Raises CheckpointError."""
+    release = _release_of(path)
+    if release is None:
+        return Vocoder().to(device)
+    from foundation.flat import read_flat
+    from foundation.oobleck import Oobleck
+
+    return Oobleck.of(read_flat(release.vae or release.model, device)).to(device).eval()
+
+
+def load_foundation(path: str | Path, device: torch.device | str = "cpu") -> Foundation:
+    """Everything of what `load_model` reads, in evaluation mode; encoders of a release are read when first used.
+
+    Raises CheckpointError, also when the parts do not fit each other.
+    """
+    loaded, codec = load_model(path, device), load_codec(path, device)
     if codec.channels != loaded.model.config.latent_channels:
         raise CheckpointError(
-            f"{path} makes latents of {loaded.model.config.latent_channels} channels, but the vocoder has "
-            f"{codec.channels}; a model for another codec needs that codec's recipe."
+            f"{path} makes latents of {loaded.model.config.latent_channels} channels, but its codec has "
+            f"{codec.channels}; a model for another codec needs that codec's file beside it."
         )
-    return Foundation(loaded.model, encoders.eval(), vocabulary, codec, seconds, loaded.extra)
+    release = _release_of(path, loaded.extra)
+    if release is not None:
+        from foundation.released_encoders import ReleasedEncoders
+
+        encoder = ReleasedEncoders(release, str(device))
+        return Foundation(loaded.model, encoder, codec, RELEASED_SECONDS, loaded.extra, str(path))
+    encoder = EmbeddedEncoder.restored(loaded.extra, loaded.others, str(path))
+    encoder.encoders.to(device)
+    try:
+        seconds = float(loaded.extra["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not say how long its clips are ({error}); make it again.") from error
+    return Foundation(loaded.model, encoder, codec, seconds, loaded.extra, str(path))
+
+
+def _release_of(path: str | Path, extra: dict[str, Any] | None = None) -> Release | None:
+    """The release behind a path: itself, or the one that a run's checkpoint began from."""
+    if _is_release(path):
+        from foundation.release import Release
+
+        return Release.find(path)
+    if extra is None:
+        extra = checkpoint.read_metadata(path).get("extra", {})
+    if RELEASE not in extra:
+        return None
+    from foundation.release import Release
+
+    try:
+        return Release.find(extra[RELEASE])
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} was trained from the release in {extra[RELEASE]}, whose codec and encoders it still needs: {error}"
+        ) from error
+
+
+def _is_release(path: str | Path) -> bool:
+    """A folder is one; a file is one unless it carries the description that our own checkpoints have."""
+    path = Path(path)
+    if path.is_dir() or path.suffix in (".ckpt", ".pth", ".pt"):
+        return True
+    return path.is_file() and "config" not in checkpoint.read_metadata(path)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from foundation.config import ModelConfig
@@ -118,39 +119,53 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _require_finite(whole, f"Refusing to write {path}")
     try:
-        content = to_bytes(whole, {"prism": json.dumps(dict(metadata), sort_keys=True)})
+        described = {"prism": json.dumps(dict(metadata), sort_keys=True)}
     except TypeError as error:
         raise CheckpointError(f"The metadata of {path} is not plain JSON: {error}") from error
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        os.close(handle)
+        save_file(whole, temporary, described)
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        size = sum(tensor.nbytes for tensor in whole.values())
         raise CheckpointError(
-            f"Could not write {path} ({len(content)} bytes): {error.strerror or error}. Free space or choose another "
-            "folder; no partial file was left."
+            f"Could not write {path} ({size} bytes): {getattr(error, 'strerror', None) or error}. Free space or choose "
+            "another folder; no partial file was left."
         ) from error
 
 
 def read_tensors(path: str | Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and JSON metadata of a safetensors file. Raises CheckpointError as `load` does."""
     path = Path(path)
+    with _opened(path, device) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    _require_finite(tensors, f"Refusing to load {path}")
+    return tensors, metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """JSON metadata of a safetensors file, without its tensors. Raises CheckpointError as `load` does."""
+    with _opened(Path(path), "cpu") as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[str, Any]]]:
     if not path.exists():
         raise CheckpointError(f"No checkpoint at {path}; check the path or make one with `prism pretrain`.")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; expected a .safetensors file inside it.")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = json.loads((file.metadata() or {}).get("prism", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            yield file, json.loads((file.metadata() or {}).get("prism", "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. It was cut short or is "
@@ -158,8 +173,6 @@ def read_tensors(path: str | Path, device: torch.device | str = "cpu") -> tuple[
         ) from error
     except OSError as error:
         raise CheckpointError(f"Could not read {path}: {error.strerror or error}.") from error
-    _require_finite(tensors, f"Refusing to load {path}")
-    return tensors, metadata
 
 
 def checksum(state: Mapping[str, np.ndarray]) -> str:

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from cot_service.build import build_planner
 from foundation.build import Foundation
 from media.manifest import ClipRecord, Rejected, read_manifest, scan_folder
+from pipelines.conditions import unknown_words
 from pipelines.recipe import TrainRecipe
 from pipelines.run_folder import cache
 from pipelines.segments import Segment, read_segments
@@ -96,7 +97,7 @@ def _notes(found: list[Segment], foundation: Foundation) -> list[str]:
     silent = sum(not segment.caption for segment in found)
     if silent:
         notes.append(f"{silent} of {len(found)} clips have no caption: nothing says what they sound like.")
-    unknown = sorted({word for s in found if s.caption for word in foundation.vocabulary.unknown(s.caption)})
+    unknown = sorted({word for s in found if s.caption for word in unknown_words(foundation, s.caption)})
     if unknown:
         notes.append(f"Caption words the text encoder never saw: {', '.join(unknown[:12])}.")
     return notes

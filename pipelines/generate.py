@@ -21,8 +21,9 @@ from media.audio import write_wav
 from media.clip import Clip
 from media.manifest import ClipRecord
 from media.writing import mux
+from pipelines.conditions import features, known_words, unknown_words
 from pipelines.recipe import find_model
-from pipelines.segments import Segment, features, read_video, segments
+from pipelines.segments import Segment, read_video, segments
 from settings import PrismError
 
 OVERLAP_SECONDS = 0.25
@@ -49,11 +50,11 @@ def generate(
     if twice:
         raise PrismError(f"Several videos are called {', '.join(twice)}; generate them into different folders.")
     foundation = load_foundation(find_model(model))
-    if caption and (unknown := foundation.vocabulary.unknown(caption)):
+    if caption and (unknown := unknown_words(foundation, caption)):
         log.warning(
             "The model never saw these caption words and will ignore them: %s. It knows: %s.",
             ", ".join(unknown),
-            ", ".join(word for word in foundation.vocabulary.known if word.isalpha()),
+            ", ".join(known_words(foundation)),
         )
     out_dir.mkdir(parents=True, exist_ok=True)
     return [_one(foundation, video, caption, out_dir, seed, guidance, steps) for video in videos]

@@ -14,8 +14,9 @@ from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.generate import sample_waveforms
 from foundation.model import FlowModel
+from pipelines.conditions import features
 from pipelines.recipe import EvaluationConfig
-from pipelines.segments import Segment, features
+from pipelines.segments import Segment
 from rewards_service.judge import Judge
 from rewards_service.scores import Scorer
 from rewards_service.spatial import SpatialScorer

@@ -12,13 +12,15 @@ from cot_service.analysis_planner import CLEAN
 from cot_service.build import build_planner
 from cot_service.planner import Planner
 from foundation.build import Foundation
+from foundation.embedded import EmbeddedEncoder
 from foundation.encoders import Encoders
 from foundation.model import FlowModel
 from foundation.vocabulary import Vocabulary
 from foundation.vocoder import Vocoder
 from media.manifest import ClipRecord
+from pipelines.conditions import pictures, sections
 from pipelines.recipe import PretrainRecipe
-from pipelines.segments import Segment, pictures, read_segments, sections
+from pipelines.segments import Segment, read_segments
 from rewards_service import contrastive, judge
 from scenes import dataset
 from scenes.config import ScenesConfig
@@ -108,7 +110,9 @@ def _flow_model(recipe: PretrainRecipe, progress: Progress) -> None:
         lambda step, loss: progress.update(task, completed=step, description=f"flow matching, loss {loss:.3f}"),
     )
     made = {"recipe": recipe.model_dump(mode="json", exclude={"out", "cache"})}
-    Foundation(flow, encoders.eval(), vocabulary, codec, SECONDS, made).save(recipe.out / "embedded.safetensors")
+    Foundation(flow, EmbeddedEncoder(encoders.eval(), vocabulary), codec, SECONDS, made).save(
+        recipe.out / "embedded.safetensors"
+    )
 
 
 def _read(records: Sequence[ClipRecord], planner: Planner, sample_rate: int) -> list[Segment]:

@@ -1,24 +1,19 @@
 """Clips of the model's length out of any video, each with its plan and the reference its sound is judged against."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from actors.messages import Prompt
 from cot_service.analysis import VideoAnalysis, analyse
 from cot_service.analysis_planner import AnalysisPlanner, plan_from
-from cot_service.plan import DIMENSIONS, Plan
+from cot_service.plan import Plan
 from cot_service.planner import Planner
-from foundation.build import Foundation, picture
-from foundation.conditions import Conditions
 from media.clip import Clip
 from media.manifest import ClipRecord, Rejected
 from media.video import probe, read_clip
 from rewards_service.scores import Origin, Reference
-from scenes.schematic import describe, draw
-from scenes.world import FPS
 from settings import PrismError
 
 SHORT_SIDE = 96  # pixels that motion analysis and the small encoders look at
@@ -152,41 +147,3 @@ def read_segments(
             rejected.append(Rejected(record.uri, str(error)))
         on_progress(done)
     return found, rejected
-
-
-def pictures(found: Sequence[Segment], fps: float, as_seen: bool = False) -> np.ndarray:
-    """What the encoders see of segments of one length: (B, T, 32, 32) uint8 at `fps` Hz.
-
-    Where one object could be followed, the video itself; elsewhere (a camera's picture) the impacts and positions
-    that the analysis found, drawn as `scenes.schematic` does. as_seen: the video itself, always.
-    """
-    frames = []
-    for segment in found:
-        clip, seen = segment.clip, segment.seen
-        if seen.method != "track" and not as_seen:
-            clip = Clip(clip.path, draw(seen.events, seen.positions, segment.reference.seconds, segment.caption), FPS)
-        count = max(1, round(segment.reference.seconds * fps))
-        at = ((np.arange(count) + 0.5) * clip.fps / fps).astype(int).clip(0, len(clip.frames) - 1)
-        frames.append(picture(Clip(clip.path, clip.frames[at], fps)))
-    return np.stack(frames)
-
-
-def sections(plan: Plan) -> tuple[str, ...]:
-    """The four texts in the fixed order the text encoder expects."""
-    return tuple(getattr(plan, name) for name in DIMENSIONS)
-
-
-def features(foundation: Foundation, found: Sequence[Segment]) -> Conditions:
-    """Condition tensors of segments of one length."""
-    plans = [replace(s.plan, semantic=describe(s.plan.semantic) or s.plan.semantic) for s in found]
-    return foundation.features(pictures(found, foundation.fps), [sections(plan) for plan in plans])
-
-
-def prompts(foundation: Foundation, found: Sequence[Segment]) -> list[Prompt]:
-    """Prompts of segments, whose lengths may differ."""
-    out = []
-    for segment in found:
-        encoded = features(foundation, [segment])
-        arrays = {name: getattr(encoded, name)[0].numpy() for name in ("video", "text", "sync")}
-        out.append(Prompt(segment.id, arrays, segment.reference))
-    return out

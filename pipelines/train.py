@@ -25,12 +25,12 @@ from evaluation.live import LiveView
 from evaluation.report import write_report
 from foundation.build import load_foundation
 from pipelines import run_folder
+from pipelines.conditions import prompts
 from pipelines.data import TrainingData, training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.monitor import Monitor, measured
 from pipelines.recipe import TrainRecipe, find
 from pipelines.run_folder import RunFolder
-from pipelines.segments import prompts
 from pipelines.summary import write_summary
 from rewards_service.build import build_scorers
 from rewards_service.client import RewardClient

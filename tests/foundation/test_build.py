@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from foundation import checkpoint
-from foundation.build import Foundation, load_foundation, picture
+from foundation.build import Foundation, load_foundation
 from foundation.config import ModelConfig
+from foundation.embedded import EmbeddedEncoder, picture
 from foundation.encoders import EncoderConfig, Encoders
 from foundation.errors import CheckpointError
 from foundation.generate import sample_waveforms
@@ -28,7 +29,9 @@ def foundation() -> Foundation:
     torch.manual_seed(0)
     vocabulary = Vocabulary.learn(PLANS * 5)
     encoders = Encoders(EncoderConfig(), len(vocabulary))
-    return Foundation(FlowModel(ModelConfig()).eval(), encoders.eval(), vocabulary, Vocoder(), 2.0, {"made": "here"})
+    return Foundation(
+        FlowModel(ModelConfig()).eval(), EmbeddedEncoder(encoders.eval(), vocabulary), Vocoder(), 2.0, {"made": "here"}
+    )
 
 
 def test_words_keep_decimals_and_drop_case() -> None:
@@ -57,7 +60,7 @@ def test_unknown_words_are_named_once() -> None:
 @pytest.mark.parametrize("length", [1, 8, 32, 40])
 def test_encoders_give_the_three_tensors_for_any_length(foundation: Foundation, length: int) -> None:
     pictures = np.zeros((2, length, 32, 32), np.uint8)
-    out = foundation.features(pictures, PLANS)
+    out = foundation.encoder(pictures, PLANS)
     assert out.text.shape == (2, 16, 64)
     assert out.sync.shape == (2, 2 * length, 64)
     assert out.video.shape[0] == 2
@@ -78,16 +81,16 @@ def test_save_and_load_give_the_same_sound(foundation: Foundation, tmp_path: Pat
     path = tmp_path / "model.safetensors"
     foundation.save(path)
     again = load_foundation(path)
-    assert again.vocabulary == foundation.vocabulary
+    assert again.encoder.vocabulary == foundation.encoder.vocabulary
     assert again.extra["made"] == "here"
-    made = [sample_waveforms(f, f.features(pictures, PLANS[:1]), 64, [(1, 0)], steps=2) for f in (foundation, again)]
+    made = [sample_waveforms(f, f.encoder(pictures, PLANS[:1]), 64, [(1, 0)], steps=2) for f in (foundation, again)]
     assert made[0].shape == (1, 2, 32_000)
     assert torch.equal(made[0], made[1])
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(foundation: Foundation) -> None:
     pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 32), np.uint8)
-    features = foundation.features(pictures, [PLANS[0]] * 3)
+    features = foundation.encoder(pictures, [PLANS[0]] * 3)
     together = sample_waveforms(foundation, features, 64, [(1, 0), (1, 1), (1, 2)], steps=2)
     alone = sample_waveforms(foundation, features[slice(1, 2)], 64, [(1, 1)], steps=2)
     assert torch.allclose(together[1], alone[0], atol=1e-5)
@@ -103,9 +106,7 @@ def test_a_flow_model_without_encoders_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_for_another_codec_is_refused(foundation: Foundation, tmp_path: Path) -> None:
-    other = Foundation(
-        FlowModel(ModelConfig(latent_channels=8)), foundation.encoders, foundation.vocabulary, foundation.codec, 2.0, {}
-    )
+    other = Foundation(FlowModel(ModelConfig(latent_channels=8)), foundation.encoder, foundation.codec, 2.0, {})
     other.save(tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="8 channels"):
         load_foundation(tmp_path / "other.safetensors")

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from cot_service.analysis import VideoAnalysis
 from cot_service.analysis_planner import AnalysisPlanner
-from foundation.build import picture
+from foundation.embedded import picture
 from media.clip import Clip
 from media.manifest import ClipRecord
 from media.writing import write_clip
-from pipelines.segments import part, pictures, read_segments, segments, shown, starts
+from pipelines.conditions import pictures
+from pipelines.segments import part, read_segments, segments, shown, starts
 from scenes.schematic import draw
 from settings import PrismError
 
