@@ -1,7 +1,7 @@
 """Schedules of supervised training: noise levels, learning rate and averaging, as pure functions.
 
-Formulas and constants as in Stability-AI/stable-audio-tools (inference/sampling.py, training/utils.py), which PrismAudio's
-pre-training uses, and lucidrains/ema-pytorch.
+Formulas and constants as in Stability-AI/stable-audio-tools (inference/sampling.py, training/utils.py), which
+PrismAudio's pre-training uses, and lucidrains/ema-pytorch.
 """
 
 from typing import Literal
