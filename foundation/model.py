@@ -41,12 +41,17 @@ class FlowModel(nn.Module):
         return self.model.model
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """DiT parameters by state-dict name, without the two that no forward pass reads."""
-        return {
+        """DiT parameters by state-dict name, without the two that no forward pass reads.
+
+        Of a model with adapters (`foundation.lora`) only theirs: `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
+        """
+        named = {
             f"model.model.{name}": parameter
             for name, parameter in self.dit.named_parameters()
             if not name.startswith("empty_")
         }
+        adapters = {name.replace(".default.", "."): p for name, p in named.items() if ".lora_" in name}
+        return adapters or named
 
     def condition(self, features: Conditions, length: int) -> Conditions:
         """Encoder features (B, T, dim) to conditioners' outputs (B, T, width), sync at `length` latent frames."""
