@@ -13,7 +13,7 @@ import torch
 from actors.messages import Prompt
 from cot_service.build import build_planner
 from foundation.build import Foundation, load_foundation
-from pipelines.conditions import prompts
+from pipelines.conditions import Conditioning
 from pipelines.heldout import HeldOutSet
 from pipelines.recipe import ROOT, TrainRecipe, find
 from pipelines.run_folder import cache
@@ -69,7 +69,7 @@ def _made(recipe: TrainRecipe, split: Split) -> tuple[list[Prompt], HeldOutSet]:
     judged = _segments(recipe, foundation, split, recipe.scenes.heldout)
     held = HeldOutSet(foundation, judged, build_scorers(recipe.rewards), recipe.evaluation)
     held.sounds = []  # only measures without a reward compare with the true sound; 60 MB
-    return prompts(foundation, training), held
+    return Conditioning(foundation).prompts(training), held
 
 
 def _segments(recipe: TrainRecipe, foundation: Foundation, split: str, count: int) -> list[Segment]:

@@ -118,17 +118,16 @@ def _release_of(path: str | Path, extra: dict[str, Any] | None = None) -> Releas
         from foundation.release import Release
 
         return Release.find(path)
-    if extra is None:
-        extra = checkpoint.read_metadata(path).get("extra", {})
-    if RELEASE not in extra:
+    known = checkpoint.read_metadata(path).get("extra", {}) if extra is None else extra
+    if RELEASE not in known:
         return None
     from foundation.release import Release
 
     try:
-        return Release.find(extra[RELEASE])
+        return Release.find(known[RELEASE])
     except CheckpointError as error:
         raise CheckpointError(
-            f"{path} was trained from the release in {extra[RELEASE]}, whose codec and encoders it still needs: {error}"
+            f"{path} was trained from the release in {known[RELEASE]}, whose codec and encoders it still needs: {error}"
         ) from error
 
 

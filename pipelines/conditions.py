@@ -1,7 +1,10 @@
 """What a model is conditioned on, out of segments: computed, or read where it was computed before."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,40 +15,107 @@ from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.embedded import EmbeddedEncoder, picture
 from media.clip import Clip
+from media.features import FeatureStore, stretch_id, text_id
+from media.manifest import sha256_of
 from pipelines.segments import Segment
 from scenes.schematic import describe, draw
 from scenes.world import FPS
 from settings import PrismError
 
+if TYPE_CHECKING:
+    from foundation.released_encoders import ReleasedEncoders
+
+# Encoder and name under which a released model's features are stored, as `prism features` stores them too.
+VIDEO = ("videoprism", "video_features")
+TEXT = ("t5gemma", "text_features")
+SYNC = ("synchformer", "sync_features")
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How segments become conditions.
+
+    template: makes one prompt of the four texts, for models that read one. store: where a released model's features
+    are kept, so that each stretch of video and each text is encoded once; without it they are computed every time.
+    """
+
+    foundation: Foundation
+    template: str = DEFAULT_TEMPLATE
+    store: FeatureStore | None = None
+
+    def __call__(self, found: Sequence[Segment]) -> Conditions:
+        """Condition tensors of segments of one length.
+
+        Raises PrismError when a video cannot be read again, or when the segments' texts have different numbers of
+        tokens: `groups` keeps those apart.
+        """
+        encoder = self.foundation.encoder
+        if isinstance(encoder, EmbeddedEncoder):
+            plans = [replace(s.plan, semantic=describe(s.plan.semantic) or s.plan.semantic) for s in found]
+            return encoder(pictures(found, encoder.fps), [sections(plan) for plan in plans])
+        encoded = [self._released(encoder, segment) for segment in found]
+        lengths = {len(text) for _, text, _ in encoded}
+        if len(lengths) > 1:
+            raise PrismError(
+                f"Texts of {sorted(lengths)} tokens cannot share a batch; encode such segments one by one."
+            )
+        return Conditions(*(torch.from_numpy(np.stack(part)) for part in zip(*encoded, strict=True)))
+
+    def groups(
+        self, found: Sequence[Segment], on_progress: Callable[[int], None] = lambda done: None
+    ) -> list[tuple[list[int], Conditions]]:
+        """Places of the segments that can share a batch, with their conditions; every place is in one group."""
+        alone = not isinstance(self.foundation.encoder, EmbeddedEncoder)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        encoded: dict[int, Conditions] = {}
+        for place, segment in enumerate(found):
+            shape: tuple[int, ...] = (self.foundation.frames(segment.reference.seconds),)
+            if alone:
+                one = encoded[place] = self([segment])
+                shape += tuple(part.shape[1] for part in (one.video, one.text, one.sync))
+            shapes.setdefault(shape, []).append(place)
+            on_progress(place + 1)
+        return [
+            (places, Conditions.cat([encoded[k] for k in places]) if alone else self([found[k] for k in places]))
+            for places in shapes.values()
+        ]
+
+    def prompts(self, found: Sequence[Segment], on_progress: Callable[[int], None] = lambda done: None) -> list[Prompt]:
+        """Prompts of segments, whose lengths may differ."""
+        out = []
+        for done, segment in enumerate(found, start=1):
+            encoded = self([segment])
+            arrays = {name: getattr(encoded, name)[0].numpy() for name in ("video", "text", "sync")}
+            out.append(Prompt(segment.id, arrays, segment.reference))
+            on_progress(done)
+        return out
+
+    def _released(self, encoder: ReleasedEncoders, segment: Segment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        seconds, text = segment.reference.seconds, segment.plan.join(self.template)
+        path, start = segment.path, segment.start
+        stretch = stretch_id(sha256_of(path), start, seconds)
+        return (
+            self._kept(encoder, VIDEO, stretch, lambda: encoder.video(path, start, seconds)),
+            self._kept(encoder, TEXT, text_id(text), lambda: encoder.text([text])[0]),
+            self._kept(encoder, SYNC, stretch, lambda: encoder.sync(path, start, seconds)),
+        )
+
+    def _kept(
+        self, encoder: ReleasedEncoders, feature: tuple[str, str], key: str, compute: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """A feature out of the store, or computed and then put there."""
+        if self.store is None:
+            return compute()
+        kind, name = feature
+        identity = encoder.identity(kind)
+        if self.store.missing(identity, [key], [name]):
+            self.store.write(identity, {key: {name: compute()}})
+        return self.store.read(identity, [key], [name])[key][name]
+
 
 def features(foundation: Foundation, found: Sequence[Segment], template: str = DEFAULT_TEMPLATE) -> Conditions:
-    """Condition tensors of segments of one length.
-
-    template: how the four texts become one prompt, for models that read one. Raises PrismError when a video cannot be
-    read again, or when the segments' texts have different numbers of tokens (encode those one by one).
-    """
-    encoder = foundation.encoder
-    if isinstance(encoder, EmbeddedEncoder):
-        plans = [replace(s.plan, semantic=describe(s.plan.semantic) or s.plan.semantic) for s in found]
-        return encoder(pictures(found, encoder.fps), [sections(plan) for plan in plans])
-    texts = encoder.text([s.plan.join(template) for s in found])
-    lengths = {len(text) for text in texts}
-    if len(lengths) > 1:
-        raise PrismError(f"Texts of {sorted(lengths)} tokens cannot share a batch; encode such segments one by one.")
-    seconds = [segment.reference.seconds for segment in found]
-    video = [encoder.video(s.path, s.start, length) for s, length in zip(found, seconds, strict=True)]
-    sync = [encoder.sync(s.path, s.start, length) for s, length in zip(found, seconds, strict=True)]
-    return Conditions(*(torch.from_numpy(np.stack(part)) for part in (video, texts, sync)))
-
-
-def prompts(foundation: Foundation, found: Sequence[Segment], template: str = DEFAULT_TEMPLATE) -> list[Prompt]:
-    """Prompts of segments, whose lengths may differ."""
-    out = []
-    for segment in found:
-        encoded = features(foundation, [segment], template)
-        arrays = {name: getattr(encoded, name)[0].numpy() for name in ("video", "text", "sync")}
-        out.append(Prompt(segment.id, arrays, segment.reference))
-    return out
+    """Conditions of segments of one length, computed now; see `Conditioning`."""
+    return Conditioning(foundation, template)(found)
 
 
 def unknown_words(foundation: Foundation, caption: str) -> list[str]:

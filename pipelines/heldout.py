@@ -1,6 +1,6 @@
 """The clips a model is judged on, prepared once: conditions, references, and what is known of their true sound."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.generate import sample_waveforms
 from foundation.model import FlowModel
-from pipelines.conditions import features
+from pipelines.conditions import Conditioning
 from pipelines.recipe import EvaluationConfig
 from pipelines.segments import Segment
 from rewards_service.judge import Judge
@@ -41,6 +41,8 @@ class HeldOutSet:
         scorers: Mapping[str, Scorer],
         config: EvaluationConfig,
         judge: Judge | None = None,
+        conditioning: Conditioning | None = None,
+        on_progress: Callable[[int], None] = lambda done: None,
     ):
         self.foundation, self.config, self.judge = foundation, config, judge
         self.scorers = dict(scorers)
@@ -51,12 +53,9 @@ class HeldOutSet:
         self.watchers = Watchers.of(
             foundation.codec.sample_rate, self.references, self.labels, self.sounds, judge, _edge(self.scorers)
         )
-        lengths: dict[int, list[int]] = {}
-        for place, segment in enumerate(found):
-            lengths.setdefault(foundation.frames(segment.reference.seconds), []).append(place)
         self.groups = [
-            _Group(tuple(places), features(foundation, [found[k] for k in places]), frames)
-            for frames, places in lengths.items()
+            _Group(tuple(places), conditions, foundation.frames(found[places[0]].reference.seconds))
+            for places, conditions in (conditioning or Conditioning(foundation)).groups(found, on_progress)
         ]
 
     def __len__(self) -> int:
@@ -72,8 +71,12 @@ class HeldOutSet:
         """Why no alarm can come for a scored dimension; empty when all are watched."""
         return {name: why for name, why in self.watchers.unwatched.items() if name in self.scorers}
 
-    def score(self, model: FlowModel | None = None, guidance: float = 1.0, detail: bool = False) -> HeldOut:
-        """Scores per clip, in the order of the segments, and the sounds; without guidance also what watches them."""
+    def score(self, model: FlowModel | None = None, guidance: float | None = None, detail: bool = False) -> HeldOut:
+        """Scores per clip, in the order of the segments, and the sounds; at config.cfg_scale also what watches them.
+
+        guidance: another scale than config.cfg_scale.
+        """
+        guidance = self.config.cfg_scale if guidance is None else guidance
         parts = [self._score(group, model, guidance, detail) for group in self.groups]
         return parts[0] if len(parts) == 1 else _in_order(parts, [place for g in self.groups for place in g.places])
 
@@ -124,10 +127,10 @@ class HeldOutSet:
             return sounds.numpy()
 
         references = [self.references[place] for place in group.places]
-        rate = self.foundation.codec.sample_rate
+        watch = self._watch if guidance == self.config.cfg_scale else None
         return evaluate(
-            generate, group.places, references, self.scorers, rate,
-            batch=64, detail=detail, keep_waveforms=True, watch=self._watch if guidance == 1.0 else None,
+            generate, group.places, references, self.scorers, self.foundation.codec.sample_rate,
+            batch=64, detail=detail, keep_waveforms=True, watch=watch,
         )  # fmt: skip
 
     def _watch(self, waveforms: np.ndarray, places: Sequence[int]) -> dict[str, np.ndarray]:

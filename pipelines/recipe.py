@@ -9,6 +9,7 @@ from cluster.config import RayConfig
 from cot_service.config import PlannerConfig
 from foundation.config import ModelConfig
 from foundation.encoders import EncoderConfig
+from foundation.release import is_release
 from rewards_service.config import RewardConfig
 from scenes.config import ScenesConfig
 from settings import PrismError, Section
@@ -22,12 +23,14 @@ ASSETS = ROOT / "assets"
 class EvaluationConfig(Section):
     """Held-out scoring: plain ODE sampling with fixed noise.
 
-    steps: Euler steps. seed: of the noise. guidance: scales the pre-trained model is also tried with, so that a gain is
-    compared with what guidance gives for free. samples: clips shown before and after in the report.
+    steps: Euler steps. seed: of the noise. cfg_scale: guidance scale the model is judged with, 1 is none. guidance:
+    other scales the pre-trained model is also tried with, so that a gain is compared with what guidance gives for free.
+    samples: clips shown before and after in the report.
     """
 
     steps: int = Field(default=16, ge=1)
     seed: int = 90_001
+    cfg_scale: float = Field(default=1.0, gt=0)
     guidance: tuple[float, ...] = (1.5, 2.0, 3.0)
     samples: int = Field(default=6, ge=0)
 
@@ -37,7 +40,9 @@ class TrainRecipe(Section):
 
     name: of the run folder; made from the time when absent. data: a folder of videos (captions in captions.csv or
     sidecar .txt files), or a Parquet manifest; without it, procedural scenes. heldout_share: of a user's clips, kept
-    out of training. model: the checkpoint to start from. judge: the classifier that only watches.
+    out of training. model: the checkpoint to start from, or the folder of a release. judge: the classifier that only
+    watches. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
+    `prism features` fills it beforehand, on as many machines as there are.
     """
 
     name: str | None = None
@@ -47,6 +52,7 @@ class TrainRecipe(Section):
     heldout_share: float = Field(default=0.2, gt=0, lt=1)
     model: Path = ASSETS / "embedded.safetensors"
     judge: Path = ASSETS / "judge.safetensors"
+    features: str | None = None
     scenes: ScenesConfig = ScenesConfig()
     planner: PlannerConfig = PlannerConfig()
     rewards: RewardConfig = RewardConfig()
@@ -96,12 +102,14 @@ def find_model(path: Path | None) -> Path:
     if path is None:
         return find(ASSETS / "posttrained.safetensors", "model")
     found = find(path, "model")
-    if not found.is_dir():
+    if not found.is_dir() or is_release(found):
         return found
     for candidate in (found / "model.safetensors", found / "ema.safetensors", *_checkpoints(found)):
         if candidate.exists():
             return candidate
-    raise PrismError(f"{path} is a folder without a model; expected a run folder, a checkpoint folder or a file.")
+    raise PrismError(
+        f"{path} is a folder without a model; expected a run folder, a checkpoint folder, a release folder or a file."
+    )
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from media.features import FeatureStore
 from pipelines.recipe import TrainRecipe
 from settings import PrismError
 from settings.load import dump
@@ -101,3 +102,8 @@ def _link(path: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(path.name)
     os.replace(temporary, path.parent / "latest")
+
+
+def feature_store(recipe: TrainRecipe) -> FeatureStore:
+    """Where a released model's encoded clips are kept: the recipe's, or one that all runs of a folder share."""
+    return FeatureStore(recipe.features or cache(recipe) / "features")

@@ -25,12 +25,12 @@ from evaluation.live import LiveView
 from evaluation.report import write_report
 from foundation.build import load_foundation
 from pipelines import run_folder
-from pipelines.conditions import prompts
+from pipelines.conditions import Conditioning
 from pipelines.data import TrainingData, training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.monitor import Monitor, measured
 from pipelines.recipe import TrainRecipe, find
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import RunFolder, feature_store
 from pipelines.summary import write_summary
 from rewards_service.build import build_scorers
 from rewards_service.client import RewardClient
@@ -138,12 +138,15 @@ def _run(
             for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             judge = Judge.load(find(recipe.judge, "judge"))
-            held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge)
+            conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
+            held = HeldOutSet(
+                foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning
+            )
             for note in held.notes:
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             monitor = Monitor(held, folder.path)
             before = _before(monitor, folder, data, resume)
-            found = prompts(foundation, data.prompts)
+            found = conditioning.prompts(data.prompts)
             await_ready(replicas)
             actors = _launch(recipe, folder, names, str(model_path), found)
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)

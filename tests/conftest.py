@@ -56,6 +56,14 @@ def ray_session() -> Iterator[str]:
         ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release folder of the official layout: all 850 keys, reduced widths, random weights. Not to be written to."""
+    from pipelines.forge import forge
+
+    return forge(tmp_path_factory.mktemp("forged") / "release")
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """An empty run folder."""
