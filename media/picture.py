@@ -55,9 +55,9 @@ def read_picture(
     wanted, end, seen = 0, 0.0, False
     previous: tuple[float, VideoFrame] | None = None
     array: np.ndarray | None = None
-    for time, frame in _timed(container, stream, origin):
+    for time, frame in timed(container, stream, origin):
         seen = True
-        end = max(end, time + _duration(frame, stream))
+        end = max(end, time + frame_seconds(frame, stream))
         while (limit is None or wanted < limit) and start + wanted / rate <= time:
             target = start + wanted / rate
             if previous is not None and target - previous[0] <= time - target:
@@ -125,7 +125,8 @@ def check_complete(stream: VideoStream, end: float, path: str | Path) -> None:
         )
 
 
-def _timed(container: InputContainer, stream: VideoStream, origin: float) -> Iterator[tuple[float, VideoFrame]]:
+def timed(container: InputContainer, stream: VideoStream, origin: float) -> Iterator[tuple[float, VideoFrame]]:
+    """Frames in order of presentation with their time in seconds after `origin`; a missing time continues the last."""
     last, step = None, 1.0 / frame_rate(stream)
     for frame in container.decode(stream):
         time = frame.time - origin if frame.time is not None else (0.0 if last is None else last + step)
@@ -133,7 +134,8 @@ def _timed(container: InputContainer, stream: VideoStream, origin: float) -> Ite
         yield time, frame
 
 
-def _duration(frame: VideoFrame, stream: VideoStream) -> float:
+def frame_seconds(frame: VideoFrame, stream: VideoStream) -> float:
+    """How long a frame is shown, in seconds; one step of the average rate when the file does not say."""
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
     return 1.0 / frame_rate(stream)
