@@ -20,6 +20,14 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.gamma, self.beta, 1e-5)
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMS norm in the precision of what comes in: under autocast that is narrower than the weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., head_dim) to (..., head_dim)."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class RotaryEmbedding(nn.Module):
     """Rotary positions over the first `dim` dimensions of a head, in half-split (not interleaved) layout."""
 
@@ -52,8 +60,8 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
-        self.q_norm = nn.RMSNorm(width // heads)
-        self.k_norm = nn.RMSNorm(width // heads)
+        self.q_norm = HeadNorm(width // heads)
+        self.k_norm = HeadNorm(width // heads)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor, rotary_dim: int) -> Tensor:
         """(B, T, width) with tables (T, head_dim) to (B, T, width)."""
@@ -76,8 +84,8 @@ class CrossAttention(nn.Module):
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_kv = nn.Linear(width, 2 * width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
-        self.q_norm = nn.RMSNorm(width // heads)
-        self.k_norm = nn.RMSNorm(width // heads)
+        self.q_norm = HeadNorm(width // heads)
+        self.k_norm = HeadNorm(width // heads)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, width) to keys and values, each (B, heads, S, head_dim); they do not depend on state or noise level.

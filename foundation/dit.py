@@ -5,12 +5,14 @@ by `prepare` and reused at every noise level.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from foundation.attention import CrossAttention, LayerNorm, RotaryEmbedding, SelfAttention
 from foundation.conditioners import EmbeddingMLP, resample_time
@@ -70,7 +72,8 @@ class FourierFeatures(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) to (B, features)."""
-        angles = 2 * math.pi * t[:, None] @ self.weight.T
+        # A product of one column and one row; as a matrix product it would lose its digits under autocast.
+        angles = 2 * math.pi * t[:, None] * self.weight.T
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -131,10 +134,15 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Input and output projections, gates of the two condition streams, and the blocks."""
+    """Input and output projections, gates of the two condition streams, and the blocks.
+
+    precision, checkpointing: of the blocks, see `foundation.execution`.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.precision = "fp32"
+        self.checkpointing = False
         self.head_dim = config.head_dim
         self.gate = nn.Parameter(torch.ones(1, 1, config.width))
         self.sync_gate = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -158,9 +166,18 @@ class Transformer(nn.Module):
             x = torch.cat([x[:conditioned] + prepared.stream, x[conditioned:]])
         x = torch.cat([time[:, None].expand(x.shape[0], 1, -1), x], dim=1)
         rotary = self.rotary_pos_emb(x.shape[1], self.head_dim)
-        for layer, keys, values in zip(self.blocks, prepared.keys, prepared.values, strict=True):
-            x = layer(x, rotary, keys, values)
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        with self.autocast(x):
+            for layer, keys, values in zip(self.blocks, prepared.keys, prepared.values, strict=True):
+                if recompute:
+                    x = checkpoint(layer, x, rotary, keys, values, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = layer(x, rotary, keys, values)
         return self.project_out(x[:, 1:])
+
+    def autocast(self, x: Tensor) -> AbstractContextManager[object]:
+        """What the blocks run in; float32 leaves a surrounding autocast alone."""
+        return torch.autocast(x.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
 class DiffusionTransformer(nn.Module):
@@ -199,7 +216,8 @@ class DiffusionTransformer(nn.Module):
             cross_keep, add_keep, sync_keep = (~mask[:, None, None] for mask in drop)
             context, video, sync = context * cross_keep, video * add_keep, sync * sync_keep
         context = self.to_cond_embed(context)
-        pairs = [layer.cross_attn.keys_values(context) for layer in self.transformer.blocks]
+        with self.transformer.autocast(context):
+            pairs = [layer.cross_attn.keys_values(context) for layer in self.transformer.blocks]
         add = resample_time(self.to_add_embed(video), length)
         sync = resample_time(self.to_sync_embed(sync), length)
         stream = self.transformer.gate.sigmoid() * add + self.transformer.sync_gate.sigmoid() * sync
