@@ -1,0 +1,81 @@
+"""Extractors that misbehave, for the tests of feature extraction. No torch, so that their processes start at once."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from media.errors import NotMedia
+from media.stretches import Stretch
+from pipelines.extractor import Extractor
+
+
+@dataclass
+class Counting(Extractor):
+    """Writes down every stretch that it computes. bad: clips that it cannot read."""
+
+    marks: Path
+    bad: tuple[str, ...] = ()
+    label: str = "counting-1"
+    names = ("x",)
+
+    @property
+    def name(self) -> str:
+        return "counting"
+
+    @property
+    def identity(self) -> str:
+        return self.label
+
+    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
+        with open(self.marks, "a") as file:
+            file.write(f"{stretch.clip}\n")
+        if stretch.clip in self.bad:
+            raise NotMedia(stretch.uri, "expected a video")
+        return {"x": np.full(3, float(stretch.start))}
+
+    def computed(self) -> list[str]:
+        return self.marks.read_text().split() if self.marks.exists() else []
+
+
+class Slow(Counting):
+    """Tells its process id and gives a test time to kill it."""
+
+    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
+        self.marks.with_suffix(".pid").write_text(str(os.getpid()))
+        time.sleep(0.1)
+        return super().rows(stretch)
+
+
+class Deadly(Counting):
+    """Kills its process for bad clips, every time."""
+
+    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
+        if stretch.clip in self.bad:
+            os._exit(1)
+        return super().rows(stretch)
+
+
+class Hanging(Counting):
+    """Never returns for bad clips."""
+
+    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
+        if stretch.clip in self.bad:
+            time.sleep(600)
+        return super().rows(stretch)
+
+
+class Unloadable(Counting):
+    """Its weights cannot be read."""
+
+    def load(self) -> None:
+        raise ValueError("no such weights")
+
+
+class Wrong(Counting):
+    """Gives values that cannot be stored, and for bad clips none at all."""
+
+    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
+        return {} if stretch.clip in self.bad else {"x": np.array([np.nan])}
