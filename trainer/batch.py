@@ -61,5 +61,29 @@ def passes(groups: Sequence[tuple[int, Group]], limit: int | None) -> Iterator[l
         yield run
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one forward and backward pass sees: the same members of some groups whose arrays can be stacked.
+
+    positions: of the groups in their batch.
+    """
+
+    positions: tuple[int, ...]
+    groups: tuple[Group, ...]
+    members: slice
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], int]:
+        """Which part of its iteration this is."""
+        return self.positions, self.members.start
+
+
+def parts(groups: Sequence[tuple[int, Group]], limit: int | None, members: Sequence[slice]) -> Iterator[Part]:
+    """All passes over some groups; where `members` are several slices, each pass has one of them of one group."""
+    for run in passes(groups, 1 if len(members) > 1 else limit):
+        for chosen in members:
+            yield Part(tuple(p for p, _ in run), tuple(group for _, group in run), chosen)
+
+
 def _shape(group: Group) -> tuple:
     return group.latents.shape, tuple((name, array.shape) for name, array in sorted(group.conditions.items()))

@@ -85,7 +85,9 @@ class AlgorithmConfig(Section):
     ("x_no_dt", the released code) or between velocities ("v"); reference_cfg_scale: guidance of that model (None:
     cfg_scale), so that training without guidance can learn it. epochs: passes over a batch, each in `minibatches`
     optimiser steps split by group. groups_per_pass: groups in one forward and backward pass, to bound memory (None: the
-    whole minibatch). ratio_tolerance: largest |log ratio| accepted before the first optimiser step.
+    whole minibatch). samples_per_pass: members of one group in a pass, where a group is too much; a part of the members
+    of each initial noise, or all members of some. ratio_tolerance: largest |log ratio| accepted before the first
+    optimiser step (None: 1e-4 in float32, 2e-2 in bfloat16, see `trainer.invariants`).
     """
 
     preset: Literal["fast", "paper", "official", "full_sde"] = "fast"
@@ -119,7 +121,8 @@ class AlgorithmConfig(Section):
     epochs: PositiveInt = 2
     minibatches: PositiveInt = 2
     groups_per_pass: PositiveInt | None = None
-    ratio_tolerance: PositiveFloat = 1e-4
+    samples_per_pass: PositiveInt | None = None
+    ratio_tolerance: PositiveFloat | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -154,6 +157,12 @@ class AlgorithmConfig(Section):
             )
         if self.group_size % self.noises:
             raise ValueError(f"{self.noises} initial noises cannot be shared evenly by {self.group_size} members")
+        part = self.samples_per_pass or self.group_size
+        if self.group_size % part or (self.branches % part and part % self.branches):
+            raise ValueError(
+                f"samples_per_pass {part} does not split {self.group_size} members of {self.noises} initial noises "
+                f"evenly; use a divisor of {self.branches}, or a multiple of it that divides {self.group_size}"
+            )
         return self
 
     @property
@@ -170,6 +179,12 @@ class AlgorithmConfig(Section):
     def branches(self) -> int:
         """Members that continue one initial noise."""
         return self.group_size // self.noises
+
+    @property
+    def members(self) -> list[slice]:
+        """The members of each pass over a group."""
+        part = self.samples_per_pass or self.group_size
+        return [slice(first, first + part) for first in range(0, self.group_size, part)]
 
     @property
     def guided(self) -> float:
@@ -195,7 +210,11 @@ class OptimiserConfig(Section):
 class LearnerConfig(Section):
     """The loop around the optimiser.
 
-    num_workers: Ray Train workers; 0 trains in the driver process. use_gpu: one accelerator per worker.
+    num_workers: Ray Train workers; 0 trains in the driver process. use_gpu: train on an accelerator. gpus_per_worker:
+    how much of one a worker reserves; a part leaves the rest to rollout workers and scorers. In synchronous runs they
+    take turns (while one works the others wait for its result), so it is memory that has to be shared, not time.
+    reference: where the start model of a KL distance is kept: on the device, or on the CPU but for one stretch of each
+    iteration ("offload"); with adapters it is the model without them, and costs nothing.
     iterations: in the whole run. checkpoint_every, eval_every: in iterations, 0 for never; the end of a run always
     leaves a checkpoint.
     keep_checkpoints: how many of the newest stay on disk. max_failures: worker failures before the run gives up.
@@ -205,6 +224,8 @@ class LearnerConfig(Section):
 
     num_workers: NonNegativeInt = 0
     use_gpu: bool = False
+    gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
+    reference: Literal["device", "offload"] = "device"
     iterations: PositiveInt = 100
     checkpoint_every: NonNegativeInt = 25
     eval_every: NonNegativeInt = 25
@@ -213,3 +234,8 @@ class LearnerConfig(Section):
     torch_threads: PositiveInt = 1
     deadline_s: PositiveFloat = 60.0
     take_timeout_s: PositiveFloat = 600.0
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What one worker reserves in Ray."""
+        return {"CPU": 1, "GPU": self.gpus_per_worker} if self.use_gpu else {"CPU": 1}

@@ -14,6 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from settings import PrismError
 from trainer import checkpoints
+from trainer.collective import BACKENDS
 from trainer.errors import LearnerError
 from trainer.experience import Experience
 from trainer.journal import Follower
@@ -41,11 +42,13 @@ def fit(config: LoopConfig) -> Outcome:
 
 def _trainer(config: LoopConfig) -> TorchTrainer:
     learner = config.learner
-    backend = "nccl" if learner.use_gpu else "gloo"
+    backend = BACKENDS["cuda" if learner.use_gpu else "cpu"]
     return TorchTrainer(
         partial(train_loop, config),
         torch_config=TorchConfig(backend=backend, timeout_s=int(learner.take_timeout_s + learner.deadline_s)),
-        scaling_config=ScalingConfig(num_workers=learner.num_workers, use_gpu=learner.use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=learner.num_workers, use_gpu=learner.use_gpu, resources_per_worker=learner.resources
+        ),
         run_config=RunConfig(
             name=_STORAGE,
             storage_path=str(Path(config.run_dir).resolve()),

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from foundation.execution import Precision
 from foundation.grids import grid
 from trainer.config import AlgorithmConfig
 from trainer.errors import InvariantError
 from trainer.group import Group
+
+# Largest |log ratio| that is taken for rounding.
+RATIO_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
 
 
 def check_groups(

@@ -25,11 +25,11 @@ class Stack:
     start: int
 
     @classmethod
-    def of(cls, groups: Sequence[Group], device: torch.device) -> "Stack":
-        """Copied out of the groups, whose arrays may be read-only and badly aligned."""
+    def of(cls, groups: Sequence[Group], device: torch.device, members: slice = slice(None)) -> "Stack":
+        """Some members, copied out of the groups, whose arrays may be read-only and badly aligned."""
 
         def together(name: str) -> Tensor:
-            array = np.stack([getattr(group, name) for group in groups], axis=1)
+            array = np.stack([getattr(group, name)[:, members] for group in groups], axis=1)
             return torch.tensor(array, dtype=torch.float32, device=device)
 
         return cls(together("latents"), together("means"), together("log_probs"), groups[0].window.start)
@@ -37,7 +37,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class Step:
-    """One window step of g * N members. transition, velocity: (g * N, C, L). log_prob: (g, N). dt: the step's size."""
+    """One window step of g groups with N members each.
+
+    transition, velocity: (g * N, C, L). log_prob: (g, N). dt: the step's size.
+    """
 
     transition: Transition
     velocity: Tensor
@@ -58,6 +61,8 @@ class Replay:
         self.model = model
         self.stack = stack
         self.config = config
+        self.members = stack.log_probs.shape[-1]
+        self.branches = min(config.branches, self.members)
         self.sigmas: list[float] = grid(config.grid, config.steps).tolist()
         self.prepared = model.prepare(conditions, stack.states.shape[-1], guidance)
         self.later: Tensor | None = None
@@ -70,21 +75,18 @@ class Replay:
         velocity = self._first(sigma) if k == 0 else self._later()[k - 1]
         found = transition(self.config.transition, x, velocity, sigma, sigma_next, self.config.noise_level)
         log_prob = found.log_prob(self.stack.states[k + 1].flatten(0, 1))
-        return Step(found, velocity, log_prob.view(-1, self.config.group_size), sigma - sigma_next)
+        return Step(found, velocity, log_prob.view(-1, self.members), sigma - sigma_next)
 
     def _first(self, sigma: float) -> Tensor:
-        branches, members = self.config.branches, self.config.group_size
-        opening = self.stack.states[0].flatten(0, 1)[::branches]
-        return self._velocity(opening, sigma, members // branches).repeat_interleave(branches, dim=0)
+        opening = self.stack.states[0].flatten(0, 1)[:: self.branches]
+        return self._velocity(opening, sigma, self.members // self.branches).repeat_interleave(self.branches, dim=0)
 
     def _later(self) -> Tensor:
         if self.later is None:
             rest = self.stack.states[1:-1]
             start, rows = self.stack.start, rest.shape[1] * rest.shape[2]
             sigmas = torch.tensor(self.sigmas[start + 1 : start + 1 + len(rest)], dtype=rest.dtype, device=rest.device)
-            velocity = self._velocity(
-                rest.flatten(0, 2), sigmas.repeat_interleave(rows), self.config.group_size, len(rest)
-            )
+            velocity = self._velocity(rest.flatten(0, 2), sigmas.repeat_interleave(rows), self.members, len(rest))
             self.later = velocity.unflatten(0, (len(rest), rows))
         return self.later
 

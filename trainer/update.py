@@ -1,6 +1,5 @@
 """One iteration of windowed Fast-GRPO on a batch of groups; needs torch alone."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,28 +9,35 @@ from torch import Tensor
 
 from foundation.checkpoint import checksum
 from foundation.conditions import Conditions
+from foundation.execution import ExecutionConfig, execute
 from foundation.model import FlowModel
 from foundation.transitions import kl
-from trainer.batch import IterationBatch, passes
+from trainer.batch import IterationBatch, Part, parts
 from trainer.collective import Alone, Collective
 from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.ema import Ema
 from trainer.errors import DivergenceError
 from trainer.fast_grpo import normalised_log_ratio, policy_loss, trust_region_loss, velocity_kl
 from trainer.group import Group
-from trainer.invariants import check_groups, check_ratio
+from trainer.invariants import RATIO_TOLERANCE, check_groups, check_ratio
+from trainer.reference import Place, Reference
 from trainer.replay import Replay, Stack, Step
 from trainer.table import Advantages, RewardTable
 from trainer.tally import Tally
+from trainer.weights import export
 
 KNOWN_VERSIONS = 64
+# Where the reference's transitions and velocities of a pass are found, see `Part.key`.
+Targets = dict[tuple[tuple[int, ...], int], list[Step]]
 
 
 class Learner:
     """The policy, its optimiser and its average. `version` counts finished iterations.
 
-    Trains the DiT's parameters; the conditioners stay frozen. With kl_beta > 0 the model as given here, before any
-    `load`, is copied as the reference. weights: {reward dimension: weight}.
+    Trains the DiT's parameters, or its adapters where there are some; the conditioners stay frozen. With kl_beta > 0
+    the model as given here, before anything is restored, is the reference; where it is kept says `reference`
+    (`trainer.reference.Reference`). weights: {reward dimension: weight}. Parameters, their average and everything from
+    the velocity on are float32 whatever `execution` says.
     """
 
     def __init__(
@@ -41,9 +47,14 @@ class Learner:
         optimiser: OptimiserConfig,
         weights: Mapping[str, float],
         ranks: Collective | None = None,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008  (immutable)
+        reference: Place = "device",
     ):
         self.model = model.eval().requires_grad_(False)
-        self.reference = copy.deepcopy(model) if algorithm.kl_beta > 0 else None
+        self.reference = Reference(model, reference) if algorithm.kl_beta > 0 else None
+        for each in (model, self.reference.model if self.reference else model):
+            execute(each, execution)
+        self.tolerance = algorithm.ratio_tolerance or RATIO_TOLERANCE[execution.precision]
         self.algorithm = algorithm
         self.settings = optimiser
         self.weights = dict(weights)
@@ -59,20 +70,22 @@ class Learner:
             betas=optimiser.betas,
             weight_decay=optimiser.weight_decay,
             eps=optimiser.eps,
-            foreach=True,
+            # Fused needs no temporary copy of the parameters, but rounds differently.
+            **({"fused": True} if self.device.type == "cuda" else {"foreach": True}),
         )
         self.ema = Ema(self.parameters, optimiser.ema)
         self.checksums: dict[int, str] = {}
         self.at_version(0)
 
     def export(self) -> dict[str, np.ndarray]:
-        """The trained parameters by state-dict name, as numpy views (copies only if they live on a device)."""
-        return {name: parameter.detach().cpu().numpy() for name, parameter in self.parameters.items()}
+        """The trained parameters of this version by name, as `trainer.weights` sends them."""
+        return self._exported
 
     def at_version(self, version: int) -> None:
         """Declare the current parameters to be `version` and remember their checksum."""
         self.version = version
-        self.checksums[version] = checksum(self.export())
+        self._exported = export(self.model)
+        self.checksums[version] = checksum(self._exported)
         for old in [known for known in self.checksums if known > version or known <= version - KNOWN_VERSIONS]:
             del self.checksums[old]
 
@@ -90,9 +103,15 @@ class Learner:
         tally = Tally(config.width)
         if table is not None:
             conditioned = {p: self._condition(group) for p, group in zip(batch.positions, batch.groups, strict=True)}
+            steps = [
+                (positions, list(parts(batch.local(positions), config.groups_per_pass, config.members)))
+                for positions in batch.minibatches(config.minibatches)
+                if table.mask[positions.start : positions.stop].any()
+            ]
+            targets = self._targets([part for _, passes in steps for part in passes], conditioned, tally)
             for epoch in range(config.epochs):
-                for index, positions in enumerate(batch.minibatches(config.minibatches)):
-                    self._step(batch, positions, table, conditioned, tally, first=epoch == index == 0)
+                for index, (positions, passes) in enumerate(steps):
+                    self._step(batch, positions, passes, table, conditioned, targets, tally, epoch == index == 0)
         self.at_version(self.version + 1)
         metrics = tally.metrics(self.ranks)
         metrics["samples"] = table.samples if table else 0
@@ -103,25 +122,25 @@ class Learner:
         self,
         batch: IterationBatch,
         positions: range,
+        passes: list[Part],
         table: Advantages,
         conditioned: Mapping[int, Conditions],
+        targets: Targets,
         tally: Tally,
         first: bool,
     ) -> None:
         count = int(table.mask[positions.start : positions.stop].sum())
-        if count == 0:
-            return
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         torch._foreach_zero_(gradients)
         mismatch = torch.zeros(1, dtype=torch.float64)
         loss = torch.zeros(1, dtype=torch.float64)
-        for run in passes(batch.local(positions), self.algorithm.groups_per_pass):
-            part, differs = self._pass(run, table, conditioned, count, tally)
-            loss += part
+        for part in passes:
+            share, differs = self._pass(part, table, conditioned, targets.get(part.key), count, tally)
+            loss += share
             mismatch = torch.maximum(mismatch, differs)
         if first:
             self.ranks.max_(mismatch)
-            check_ratio(mismatch.item(), self.algorithm.ratio_tolerance, batch.iteration)
+            check_ratio(mismatch.item(), self.tolerance, batch.iteration)
             tally.mismatch = mismatch.item()
         self.ranks.sum_(gradients)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.grad_clip)
@@ -137,45 +156,55 @@ class Learner:
 
     def _pass(
         self,
-        run: list[tuple[int, Group]],
+        part: Part,
         table: Advantages,
         conditioned: Mapping[int, Conditions],
+        targets: list[Step] | None,
         count: int,
         tally: Tally,
     ) -> tuple[Tensor, Tensor]:
-        """Forward and backward of some groups of equal shapes; returns their loss and largest on-policy |log ratio|."""
+        """Forward and backward of some members; returns their loss and largest on-policy |log ratio|."""
         config = self.algorithm
-        rows = [position for position, _ in run]
-        groups = [group for _, group in run]
-        stack = Stack.of(groups, self.device)
-        advantage, mask = (part[rows].float().to(self.device) for part in (table.values, table.mask))
-        fresh = torch.tensor([[group.version == self.version] for group in groups], device=self.device) * mask
-        conditions = Conditions.cat([conditioned[row] for row in rows])
-        policy = Replay(self.model, conditions, stack, config, config.cfg_scale)
-        anchor = None
-        if self.reference is not None:
-            with torch.no_grad():
-                anchor = Replay(self.reference, conditions, stack, config, config.guided)
+        rows = list(part.positions)
+        advantage, mask = (t[rows][:, part.members].float().to(self.device) for t in (table.values, table.mask))
+        fresh = torch.tensor([[group.version == self.version] for group in part.groups], device=self.device) * mask
+        policy = self._replay(self.model, part, conditioned, config.cfg_scale)
         loss = torch.zeros((), device=self.device)
         mismatch = torch.zeros(1, dtype=torch.float64)
         for k in range(config.width):
             step = policy.step(k)
-            old = stack.log_probs[k]
+            old = policy.stack.log_probs[k]
             divergence = kl(step.transition, policy.old(k, step.transition.std)).view_as(old)
             per_sample, limited = surrogate(config, step, old, advantage, divergence)
             distance = None
-            if anchor is not None:
-                with torch.no_grad():
-                    target = anchor.step(k)
-                distance = reference_distance(config, step, target).view_as(old)
+            if targets is not None:
+                distance = reference_distance(config, step, targets[k]).view_as(old)
                 per_sample = per_sample + config.kl_beta * distance
             loss = loss + (per_sample * mask).sum() / (count * config.width)
             delta = step.log_prob.detach() - old
             mismatch = torch.maximum(mismatch, (delta.abs() * fresh).max().double().cpu().reshape(1))
             tally.window_step(k, delta, limited, divergence.detach(), distance, mask)
         loss.backward()
-        tally.evaluations(policy.nfe, anchor.nfe if anchor else 0)
+        tally.evaluations(policy.nfe, 0)
         return loss.detach().double().cpu().reshape(1), mismatch
+
+    @torch.no_grad()
+    def _targets(self, passes: list[Part], conditioned: Mapping[int, Conditions], tally: Tally) -> Targets:
+        """The reference's steps of every pass, all in one stretch: they are the same in every epoch, and small."""
+        found: Targets = {}
+        if self.reference is None:
+            return found
+        with self.reference.ready() as model:
+            for part in passes:
+                anchor = self._replay(model, part, conditioned, self.algorithm.guided)
+                found[part.key] = [anchor.step(k) for k in range(self.algorithm.width)]
+                tally.evaluations(0, anchor.nfe)
+        return found
+
+    def _replay(self, model: FlowModel, part: Part, conditioned: Mapping[int, Conditions], guidance: float) -> Replay:
+        stack = Stack.of(part.groups, self.device, part.members)
+        conditions = Conditions.cat([conditioned[position] for position in part.positions])
+        return Replay(model, conditions, stack, self.algorithm, guidance)
 
     def _condition(self, group: Group) -> Conditions:
         arrays = (group.conditions[name][None] for name in ("video", "text", "sync"))

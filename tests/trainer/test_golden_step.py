@@ -58,14 +58,14 @@ def group(learner: Learner) -> Group:
         nfe_rollout=0,
         rewards={"semantic": np.linspace(0, 1, 3)},
     )
+    assert learner.reference is not None
     with torch.no_grad():
-        sampler = replay(learner, learner.reference, found)
+        sampler = replay(learner, learner.reference.model, found)
         found.means = np.stack([sampler.step(k).transition.mean.numpy() for k in range(2)])
     return found
 
 
-def replay(learner: Learner, model: FlowModel | None, group: Group) -> Replay:
-    assert model is not None
+def replay(learner: Learner, model: FlowModel, group: Group) -> Replay:
     stack = Stack.of([group], torch.device("cpu"))
     return Replay(model, learner._condition(group), stack, CONFIG, CONFIG.cfg_scale)
 
@@ -82,7 +82,8 @@ def test_the_preset_has_the_golden_settings():
 
 def test_log_probs_ratios_and_losses_of_each_step(learner: Learner, group: Group):
     advantage, zero = torch.tensor([GOLDEN["advantages"]]), torch.zeros(1, 3)
-    policy, anchor = replay(learner, learner.model, group), replay(learner, learner.reference, group)
+    assert learner.reference is not None
+    policy, anchor = replay(learner, learner.model, group), replay(learner, learner.reference.model, group)
     for k, golden in enumerate(GOLDEN["steps"]):
         step, target = policy.step(k), anchor.step(k)
         old = torch.tensor([golden["log_prob_old"]])

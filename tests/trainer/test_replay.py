@@ -127,7 +127,11 @@ def rows_of(model: FlowModel, seen: list[int]) -> Any:
         ({"window_size": 2, "kl_beta": 0.1, **GUIDED_POLICY}, 2 * (2 + 8), 2 + 8),
         ({"window_size": 2, "groups_per_pass": 1, "kl_beta": 0.1}, 2 + 8, 2 + 8),
         ({"window_size": 2, "minibatches": 2}, 2 + 8, 0),
-        ({"window_size": 2, "minibatches": 2, "epochs": 3, "kl_beta": 0.1}, 3 * (2 + 8), 3 * (2 + 8)),
+        ({"window_size": 2, "minibatches": 2, "epochs": 3, "kl_beta": 0.1}, 3 * (2 + 8), 2 + 8),
+        # Two halves of a group evaluate the state that they share once each, unless they branch from two noises.
+        ({"window_size": 2, "samples_per_pass": 2, "kl_beta": 0.1}, 4 + 8, 4 + 8),
+        ({"window_size": 2, "samples_per_pass": 2, "noises": 2}, 4 + 8, 0),
+        ({"window_size": 2, "samples_per_pass": 1, "noises": 4}, 8 + 8, 0),
     ],
 )
 def test_evaluations_are_counted(changes, trained, reference):
@@ -138,7 +142,7 @@ def test_evaluations_are_counted(changes, trained, reference):
     by_reference: list[int] = []
     rows_of(learner.model, by_model)
     if learner.reference is not None:
-        rows_of(learner.reference, by_reference)
+        rows_of(learner.reference.model, by_reference)
     metrics = learner.update(IterationBatch.of(0, groups))
     assert (metrics["nfe_trained"], metrics["nfe_reference"]) == (trained, reference)
     assert (sum(by_model), sum(by_reference)) == (trained, reference)
