@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -20,7 +19,6 @@ from foundation.tails import Field as VelocityField
 from settings import Section
 
 BATCH = 64
-Precision = Literal["fp32", "bf16"]
 
 
 class SamplerConfig(Section):
@@ -29,8 +27,7 @@ class SamplerConfig(Section):
     solver: a key of `foundation.solvers.SOLVERS`. steps: of the even grid from 1 to 0; midpoint and heun evaluate the
     model twice in each. guidance: scale, 1 is none. guidance_interval: noise levels (low, high] of the steps that it
     acts on; the others cost half. peak: "limit" scales loud clips down, "normalise" scales every clip to full scale as
-    the released code does, "none" leaves them. precision: of the transformer; the noise levels, the states and the
-    codec stay fp32.
+    the released code does, "none" leaves them.
     """
 
     solver: str = "euler"
@@ -38,7 +35,6 @@ class SamplerConfig(Section):
     guidance: float = Field(default=1.0, ge=0)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     peak: Peak = "limit"
-    precision: Precision = "fp32"
 
     @field_validator("solver")
     @classmethod
@@ -116,23 +112,23 @@ def sample_latents(flow: FlowModel, features: Conditions, noise: Tensor, config:
     """Latents (B, C, L) fp32 from noise (B, C, L) under features of B clips, on the model's device."""
     device = next(flow.parameters()).device
     frames = noise.shape[-1]
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        conditioned = flow.condition(features.to(device), frames)
-        guided = flow.prepare(conditioned, frames, config.guidance)
-        return config.solve(lambda scale: _field(flow, replace(guided, cfg_scale=scale)), noise.to(device))
+    conditioned = flow.condition(features.to(device), frames)
+    guided = flow.prepare(conditioned, frames, config.guidance)
+    return config.solve(lambda scale: _field(flow, replace(guided, cfg_scale=scale)), noise.to(device))
 
 
 def _field(flow: FlowModel, prepared: Prepared) -> VelocityField:
     def velocity(x: Tensor, sigma: float) -> Tensor:
-        return flow.velocity(x, torch.tensor(sigma, dtype=x.dtype, device=x.device), prepared).float()
+        return flow.velocity(x, torch.tensor(sigma, dtype=x.dtype, device=x.device), prepared)
 
     return velocity
 
 
 def store_reduced(flow: FlowModel) -> None:
-    """Keep the matrices of the transformer's blocks in bf16, for use under autocast (precision "bf16") alone.
+    """Keep the matrices of the transformer's blocks in bf16, for a model that only runs in that precision.
 
-    Autocast would otherwise read them in fp32 and convert them at every step, which takes longer than multiplying.
+    Autocast (`foundation.execution`) would otherwise read them in fp32 and convert them at every step, which takes
+    longer than multiplying.
     """
     for module in flow.dit.transformer.layers.modules():
         if isinstance(module, nn.Linear):

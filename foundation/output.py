@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 CEILING = 0.98
@@ -37,7 +38,8 @@ def gain(peak: float, wanted: Peak) -> float:
     """The factor that `level` applies to sound of this peak, for sound that does not fit into memory."""
     if wanted == "none" or peak <= 0:
         return 1.0
-    return min(1.0, CEILING / peak) if wanted == "limit" else 1.0 / peak
+    loudest = torch.tensor(peak)  # float32, as the waveforms are: the same factor to the last bit
+    return (CEILING / loudest).clamp(max=1.0).item() if wanted == "limit" else (1 / loudest).item()
 
 
 def _peak(waveforms: Tensor) -> Tensor:

@@ -1,34 +1,28 @@
-"""`prism generate`: a soundtrack for any video, under its untouched picture."""
+"""`prism generate`: soundtracks for videos of any length and number, each under its untouched picture."""
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cot_service.analysis import VideoAnalysis, analyse
-from cot_service.analysis_planner import plan_from
-from cot_service.build import build_planner
-from cot_service.config import PlannerConfig
-from evaluation.samples import plain
-from foundation.build import Foundation, load_foundation
-from foundation.generate import sample_waveforms
-from foundation.output import limit_peak
-from media.audio import write_wav
-from media.clip import Clip
-from media.manifest import ClipRecord
-from media.writing import mux
-from pipelines.conditions import features, known_words, unknown_words
-from pipelines.recipe import find_model
-from pipelines.segments import Segment, read_video, segments
+from cluster.session import ray_session
+from media.video import probe
+from pipelines.generate_recipe import GenerateRecipe, resolve
+from pipelines.joining import overlap_add
+from pipelines.soundtrack import Job, Made, SoundtrackMaker, soundtrack, windows
 from settings import PrismError
 
-OVERLAP_SECONDS = 0.25
+__all__ = ["generate", "overlap_add", "soundtrack", "windows"]
 
 log = logging.getLogger(__name__)
+
+
+class GenerateError(PrismError):
+    """Some of several videos got no soundtrack; the message lists them with their reasons."""
 
 
 def generate(
@@ -36,86 +30,105 @@ def generate(
     caption: str | None,
     out_dir: Path,
     model: Path | None = None,
-    seed: int = 0,
-    guidance: float = 1.0,
-    steps: int = 16,
+    seed: int | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    recipe: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> list[Path]:
-    """Write NAME.mp4 (or the picture's own container), NAME.wav and NAME.json for each video; returns the videos.
+    """Write NAME.mp4, NAME.wav and NAME.json for each video; returns the videos in their order.
 
-    A video longer than the model's clips is made in overlapping windows that are cross-faded. Deterministic by seed.
-    Raises MediaError, CheckpointError, and PrismError when two videos would be written to one name.
+    What is None is taken from the recipe, or from `GenerateRecipe` without one; `overrides` are its `key=value`. The
+    sound of a video depends on the recipe, its options and the video alone: neither on the other videos, nor on how
+    many are made at once. Raises PrismError when two videos would be written to one name, the error of a single video,
+    or, when the others are done, GenerateError for several.
     """
     stems = [video.stem for video in videos]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise PrismError(f"Several videos are called {', '.join(twice)}; generate them into different folders.")
-    foundation = load_foundation(find_model(model))
-    if caption and (unknown := unknown_words(foundation, caption)):
-        log.warning(
-            "The model never saw these caption words and will ignore them: %s. It knows: %s.",
-            ", ".join(unknown),
-            ", ".join(known_words(foundation)),
-        )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    return [_one(foundation, video, caption, out_dir, seed, guidance, steps) for video in videos]
-
-
-def soundtrack(
-    foundation: Foundation, found: Sequence[Segment], samples: int, seed: int, guidance: float, steps: int
-) -> np.ndarray:
-    """Sound (2, samples) of a video from its windows, cross-faded where they overlap."""
-    rate, frames = foundation.codec.sample_rate, foundation.frames(found[0].reference.seconds)
-    noise = [(seed, index) for index in range(len(found))]
-    pieces = sample_waveforms(foundation, features(foundation, found), frames, noise, steps, guidance)
-    return overlap_add(pieces, [round(s.start * rate) for s in found], samples, round(OVERLAP_SECONDS * rate)).numpy()
-
-
-def overlap_add(pieces: Tensor, starts: Sequence[int], samples: int, fade: int) -> Tensor:
-    """Join (B, 2, S) pieces that begin at `starts` (in samples): weights ramp over `fade` samples and sum to 1."""
-    length = pieces.shape[-1]
-    total, weight = torch.zeros(2, samples), torch.zeros(samples)
-    ramp = torch.linspace(0, 1, fade + 2)[1:-1]
-    for index, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
-        envelope = torch.ones(length)
-        if index > 0:
-            envelope[:fade] = ramp[: min(fade, length)]
-        if index < len(starts) - 1:
-            envelope[-fade:] = envelope[-fade:] * ramp.flip(0)[-min(fade, length) :]
-        stop = min(samples, start + length)
-        total[:, start:stop] += (envelope * piece)[:, : stop - start]
-        weight[start:stop] += envelope[: stop - start]
-    return limit_peak(total / weight.clamp_min(1e-6))
-
-
-def windows(foundation: Foundation, video: Path, clip: Clip, seen: VideoAnalysis, caption: str | None) -> list[Segment]:
-    """Overlapping segments of a decoded and analysed video with their plans."""
-    record = ClipRecord(
-        id=video.stem, uri=str(video), seconds=clip.seconds, fps=clip.fps, n_frames=len(clip.frames), sample_rate=0,
-        channels=0, caption=caption, split="generate", sha256="",
-    )  # fmt: skip
-    length = foundation.seconds
-    return segments(record, clip, build_planner(PlannerConfig()), length, length - OVERLAP_SECONDS, seen)
-
-
-def _one(
-    foundation: Foundation, video: Path, caption: str | None, out_dir: Path, seed: int, guidance: float, steps: int
-) -> Path:
-    target = out_dir / f"{video.stem}.mp4"
-    if target.resolve() == video.resolve():
-        raise PrismError(f"{target} is the input itself; choose another folder with -o.")
-    clip = read_video(video)
-    seen = analyse(clip)
-    found = windows(foundation, video, clip, seen, caption)
-    rate = foundation.codec.sample_rate
-    sound = soundtrack(foundation, found, round(clip.seconds * rate), seed, guidance, steps)
-    write_wav(out_dir / f"{video.stem}.wav", sound, rate)
-    described = {
-        "video": str(video),
+    given = {
+        "model": None if model is None else str(model),
         "seed": seed,
-        "plan": plan_from(seen, caption).as_dict(),
-        "windows": [{"start": s.start, **s.plan.as_dict(), "events": plain(s.reference.events)} for s in found],
+        "sampler.guidance": guidance,
+        "sampler.steps": steps,
+        "sampler.solver": solver,
     }
-    text = json.dumps(described, indent=1, ensure_ascii=False)
-    (out_dir / f"{video.stem}.json").write_text(text, encoding="utf-8")
-    mux(video, sound, rate, target)
-    return target
+    chosen = resolve(recipe, overrides, given)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    jobs = [Job(video.resolve(), str(video), caption, out_dir.resolve()) for video in videos]
+    made: dict[int, Path] = {}
+    failed: dict[int, Exception] = {}
+    notes: list[str] = []
+    with _progress(len(jobs)) as progress:
+        task = progress.add_task("videos", total=len(jobs))
+        for place, result in _made(jobs, chosen):
+            if isinstance(result, Exception):
+                failed[place] = result
+            else:
+                made[place] = out_dir / result.path.name
+                fresh = [note for note in result.notes if note not in notes]
+                notes += fresh
+                for note in fresh:
+                    log.warning(note)
+            progress.advance(task)
+    if failed:
+        _report(videos, failed, out_dir)
+    return [made[place] for place in range(len(jobs))]
+
+
+def _made(jobs: Sequence[Job], recipe: GenerateRecipe) -> Iterator[tuple[int, Made | Exception]]:
+    """Place and result of every job, as they come."""
+    return _with_actors(jobs, recipe) if recipe.pool.workers else _here(jobs, recipe)
+
+
+def _here(jobs: Sequence[Job], recipe: GenerateRecipe) -> Iterator[tuple[int, Made | Exception]]:
+    maker = SoundtrackMaker.load(recipe)
+    for place, job in enumerate(jobs):
+        try:
+            yield place, maker.make(job)
+        except PrismError as error:
+            yield place, error
+
+
+def _with_actors(jobs: Sequence[Job], recipe: GenerateRecipe) -> Iterator[tuple[int, Made | Exception]]:
+    from actors.soundtracks import SoundtrackPool
+
+    minutes: dict[int, float] = {}
+    for place, job in enumerate(jobs):
+        try:
+            minutes[place] = probe(job.video).seconds / 60
+        except PrismError as error:
+            yield place, error
+    if not minutes:
+        return
+    pool = recipe.pool.model_copy(update={"workers": min(recipe.pool.workers, len(minutes))})
+    # The number of threads decides the last bits of a sum, so actors take this process'.
+    build = partial(SoundtrackMaker.load, recipe, torch.get_num_threads())
+    with ray_session(recipe.ray) as session:
+        session.require(pool.workers * pool.num_cpus, pool.workers * pool.num_gpus)
+        with SoundtrackPool(build, pool) as workers:
+            places = list(minutes)
+            for outcome in workers.run([jobs[place] for place in places], list(minutes.values())):
+                yield places[outcome.place], outcome.error or outcome.result
+
+
+def _report(videos: Sequence[Path], failed: dict[int, Exception], out_dir: Path) -> None:
+    """Raise what went wrong: the error itself when there was one video to make."""
+    if len(videos) == 1:
+        error = failed[0]
+        raise error if isinstance(error, PrismError) else GenerateError(f"{videos[0]}: {error}") from error
+    reasons = [f"  {videos[place]}: {_reason(failed[place], videos[place])}" for place in sorted(failed)]
+    done = f"The others are in {out_dir}." if len(failed) < len(videos) else "None could be made."
+    raise GenerateError("\n".join([f"{len(failed)} of {len(videos)} videos got no soundtrack. {done}", *reasons]))
+
+
+def _reason(error: Exception, video: Path) -> str:
+    return str(error).removeprefix(f"{video.resolve()}: ").removeprefix(f"{video}: ")
+
+
+def _progress(count: int) -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=count < 2 or not console.is_terminal)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from foundation.conditions import Conditions
+from foundation.execution import ExecutionConfig, execute
 from foundation.generate import SamplerConfig, sample_latents, store_reduced
 from foundation.grids import inference
 from foundation.model import FlowModel
@@ -74,9 +75,10 @@ def test_a_guidance_interval_changes_only_its_steps(small_model: FlowModel) -> N
 def test_bf16_stays_near_and_returns_fp32(small_model: FlowModel, stored: bool) -> None:
     features = random_conditions(2)
     exact = sampled(small_model, features)
+    execute(small_model, ExecutionConfig(precision="bf16"))
     if stored:
         store_reduced(small_model)
-    found = sampled(small_model, features, precision="bf16")
+    found = sampled(small_model, features)
     assert found.dtype == torch.float32
     assert 0 < (found - exact).abs().mean() < 0.1 * exact.abs().mean()
 
