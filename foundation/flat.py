@@ -76,7 +76,8 @@ def write_flat(path: str | Path, tensors: Mapping[str, Tensor], key: str | None 
         if path.suffix == ".safetensors":
             save_file(whole, temporary, {"format": "pt", _ORDER: json.dumps(list(whole))})
         else:
-            torch.save({key: whole} if key else whole, temporary)
+            with open(temporary, "wb") as file:  # a name instead would be written into the archive
+                torch.save({key: whole} if key else whole, file)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

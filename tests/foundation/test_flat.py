@@ -33,6 +33,8 @@ def test_round_trip_in_order(tmp_path: Path, suffix: str) -> None:
     assert list(read) == list(ODD)
     assert all(torch.equal(read[name], ODD[name]) and read[name].dtype == ODD[name].dtype for name in ODD)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    write_flat(tmp_path / f"other{suffix}", read)
+    assert (tmp_path / f"other{suffix}").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
