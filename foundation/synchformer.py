@@ -7,6 +7,7 @@ arXiv:2401.16423). A file holds the whole synchronisation model; this reads the 
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -15,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foundation.checkpoint import load_state
 from foundation.errors import CheckpointError
+from foundation.flat import load_strict, require_finite
 from foundation.motionformer import MotionFormer
 
 FPS = 25
@@ -56,7 +57,7 @@ class SynchformerVisual(MotionFormer):
                 patch=patch,
                 tubelet=tubelet,
             )
-        load_state(model, own, source=source, assign=True)
+        load_strict(model, own, source)
         return model.eval().requires_grad_(False)
 
     @classmethod
@@ -107,6 +108,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"No Synchformer file at {path}; expected synchformer_state_dict.pth or .safetensors.")
     try:
+        content: Any
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
@@ -125,8 +127,9 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
 
 def tower(tensors: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it, in float32. Raises CheckpointError when there are none."""
+    """The tensors under a prefix, without it, in float32. Raises CheckpointError: there are none, NaN."""
     own = {name.removeprefix(prefix): t.float() for name, t in tensors.items() if name.startswith(prefix)}
+    require_finite(own, f"Refusing to load {source}")
     if not own:
         raise CheckpointError(
             f"{source} holds nothing under {prefix}*; expected the full Synchformer state dict, found "

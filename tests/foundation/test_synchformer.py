@@ -95,7 +95,14 @@ def test_files_of_any_layout_give_the_same_tower(tmp_path: Path, small: Synchfor
 def test_the_unused_patch_embedding_is_required(small: SynchformerVisual):
     tensors = small.official_state()
     del tensors["vfeat_extractor.patch_embed.proj.bias"]
-    with pytest.raises(CheckpointError, match=r"missing: patch_embed\.proj\.bias"):
+    with pytest.raises(CheckpointError, match=r"missing \(1\): patch_embed\.proj\.bias"):
+        SynchformerVisual.of(tensors)
+
+
+def test_nan_weights_are_refused(small: SynchformerVisual):
+    tensors = small.official_state()
+    tensors["vfeat_extractor.norm.weight"] = torch.full((64,), torch.nan)
+    with pytest.raises(CheckpointError, match=r"NaN or infinite values in norm\.weight"):
         SynchformerVisual.of(tensors)
 
 
