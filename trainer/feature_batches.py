@@ -1,12 +1,10 @@
 """Training batches out of a feature store: who reads what, what is drawn for it, and what cannot be read."""
 
-import json
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,24 +12,13 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from foundation.conditions import Conditions
+from foundation.config import ModelConfig
 from foundation.model import training_dropout
 from media.features import AUDIO, AUDIO_SCALE, SYNC, TEXT, VIDEO, FeatureError, FeatureStore
-from settings import PrismError, Section
+from settings import Section
+from trainer.examples import EncoderNames, Example
 from trainer.shuffle import InOrder, Shuffle
 from trainer.timesteps import Sampler, noise_levels
-
-
-class EncoderNames(Section):
-    """Whose features are read: an identity such as videoprism-1f3a9c0e12, or its kind where the store has one of it."""
-
-    video: str = "videoprism"
-    sync: str = "synchformer"
-    text: str = "t5gemma"
-    audio: str = "oobleck"
-
-    def resolve(self, store: FeatureStore) -> "EncoderNames":
-        """The identities. Raises FeatureError where the store holds none or several of a kind."""
-        return EncoderNames(**{part: store.resolve(kind) for part, kind in self.model_dump().items()})
 
 
 class LoaderConfig(Section):
@@ -49,33 +36,11 @@ class LoaderConfig(Section):
 
 
 @dataclass(frozen=True)
-class Example:
-    """One training example by its ids in the store. clip: of video, sync and audio features. tokens: of the text."""
-
-    clip: str
-    text: str
-    tokens: int
-    heldout: bool = False
-
-
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """One JSON line per example."""
-    path.write_text("".join(json.dumps(vars(example)) + "\n" for example in examples), encoding="utf-8")
-
-
-def read_examples(path: Path) -> list[Example]:
-    """What `write_examples` wrote. Raises PrismError."""
-    try:
-        return [Example(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise PrismError(f"{path} is not the list of a run's training examples ({error}).") from error
-
-
-@dataclass(frozen=True)
 class Pass:
     """Examples of one length, for one forward and backward pass.
 
     latents, noise: (b, C, L). times: (b,) noise levels. drop: (b,) masks of the nulled cross, add and sync paths.
+    unseen: (b,) mask of the examples without a picture.
     """
 
     features: Conditions
@@ -83,6 +48,7 @@ class Pass:
     noise: Tensor
     times: Tensor
     drop: tuple[Tensor, Tensor, Tensor]
+    unseen: Tensor
 
     def __len__(self) -> int:
         return len(self.times)
@@ -90,8 +56,8 @@ class Pass:
     def to(self, device: torch.device) -> "Pass":
         """A copy on another device."""
         latents, noise, times = (part.to(device) for part in (self.latents, self.noise, self.times))
-        cross, add, sync = (mask.to(device) for mask in self.drop)
-        return Pass(self.features.to(device), latents, noise, times, (cross, add, sync))
+        cross, add, sync, unseen = (mask.to(device) for mask in (*self.drop, self.unseen))
+        return Pass(self.features.to(device), latents, noise, times, (cross, add, sync), unseen)
 
 
 @dataclass(frozen=True)
@@ -141,12 +107,13 @@ class FeatureBatches:
         examples: Sequence[Example],
         shuffle: Shuffle | InOrder,
         draws: Draws,
+        model: ModelConfig,
         per_pass: int | None = None,
         rank: int = 0,
         world: int = 1,
     ):
         self.root, self.encoders, self.examples, self.shuffle, self.draws = root, encoders, examples, shuffle, draws
-        self.per_pass, self.rank, self.world = per_pass, rank, world
+        self.model, self.per_pass, self.rank, self.world = model, per_pass, rank, world
         self._stores = threading.local()
 
     def at(self, step: int) -> Batch:
@@ -156,9 +123,8 @@ class FeatureBatches:
         first = step * self.shuffle.batch
         mine = [(first + k, self.examples[indices[k]]) for k in range(self.rank, len(indices), self.world)]
         features, failed = read_features(self._store(), self.encoders, [example for _, example in mine])
-        keys = [(place, (example.clip, example.text)) for place, example in mine]
-        rows = [self._row(place, features[key], tokens) for place, key in keys if key in features]
-        skipped = tuple((key[0], failed[key]) for _, key in keys if key in failed)
+        rows = [self._row(place, example, features[example], tokens) for place, example in mine if example in features]
+        skipped = tuple((example.clip, failed[example]) for _, example in mine if example in failed)
         return Batch(step, tuple(_passes(rows, self.per_pass)), skipped)
 
     def run(self, start: int, stop: int, config: LoaderConfig) -> Generator[Batch]:
@@ -178,37 +144,43 @@ class FeatureBatches:
             self._stores.own = FeatureStore(self.root)
         return self._stores.own
 
-    def _row(self, place: int, arrays: dict[str, np.ndarray], tokens: int) -> tuple[Tensor, ...]:
+    def _row(self, place: int, example: Example, arrays: dict[str, np.ndarray], tokens: int) -> tuple[Tensor, ...]:
+        """The tensors of one example with a batch dimension of 1: features, draws, and whether it is unseen."""
         text = torch.zeros(1, max(tokens, len(arrays[TEXT])), arrays[TEXT].shape[1])
         text[0, : len(arrays[TEXT])] = torch.from_numpy(arrays[TEXT])
-        video, sync = (torch.from_numpy(arrays[name])[None] for name in (VIDEO, SYNC))
-        return video, text, sync, *self.draws.at(place, arrays[AUDIO], arrays.get(AUDIO_SCALE))
-
-
-Pair = tuple[str, str]
+        latents, noise, time, cross, *drop = self.draws.at(place, arrays[AUDIO], arrays.get(AUDIO_SCALE))
+        unseen = torch.tensor([not example.seen])
+        if example.seen:
+            video, sync = (torch.from_numpy(arrays[name])[None] for name in (VIDEO, SYNC))
+        else:
+            video, sync = torch.zeros(1, 1, self.model.video_dim), torch.zeros(1, 1, self.model.sync_dim)
+        return video, text, sync, latents, noise, time, cross, *(mask | unseen for mask in drop), unseen
 
 
 def read_features(
     store: FeatureStore, encoders: EncoderNames, examples: Sequence[Example]
-) -> tuple[dict[Pair, dict[str, np.ndarray]], dict[Pair, str]]:
-    """{(clip, text): {feature name: array}} and, of the examples that cannot be read, {(clip, text): reason}."""
+) -> tuple[dict[Example, dict[str, np.ndarray]], dict[Example, str]]:
+    """{example: {feature name: array}} and, of those that cannot be read, {example: reason}."""
     clips, texts = [e.clip for e in examples], [e.text for e in examples]
+    seen = [e.clip for e in examples if e.seen]
     failed: dict[str, str] = {}
-    video = _read(store, encoders.video, clips, failed)
-    sync = _read(store, encoders.sync, clips, failed)
+    video = _read(store, encoders.video, seen, failed)
+    sync = _read(store, encoders.sync, seen, failed)
     audio = _read(store, encoders.audio, clips, failed)
     text = _read(store, encoders.text, texts, failed)
-    found: dict[Pair, dict[str, np.ndarray]] = {}
-    skipped: dict[Pair, str] = {}
+    found: dict[Example, dict[str, np.ndarray]] = {}
+    skipped: dict[Example, str] = {}
     for example in examples:
         parts = {**video.get(example.clip, {}), **sync.get(example.clip, {}), **audio.get(example.clip, {})}
         parts |= text.get(example.text, {})
         reasons = [failed[key] for key in (example.clip, example.text) if key in failed]
-        wrong = reasons[0] if reasons else _unusable(parts)
+        wrong = (
+            reasons[0] if reasons else _unusable(parts, (VIDEO, SYNC, TEXT, AUDIO) if example.seen else (TEXT, AUDIO))
+        )
         if wrong is None:
-            found[example.clip, example.text] = parts
+            found[example] = parts
         else:
-            skipped[example.clip, example.text] = wrong
+            skipped[example] = wrong
     return found, skipped
 
 
@@ -216,6 +188,8 @@ def _read(
     store: FeatureStore, encoder: str, ids: Sequence[str], failed: dict[str, str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """What is there; one by one where reading all together fails, so that a bad row costs no others."""
+    if not ids:
+        return {}
     try:
         return store.read(encoder, ids)
     except FeatureError as error:
@@ -228,9 +202,9 @@ def _read(
     return found
 
 
-def _unusable(parts: Mapping[str, np.ndarray]) -> str | None:
+def _unusable(parts: Mapping[str, np.ndarray], names: Sequence[str]) -> str | None:
     """Why an example's arrays cannot be trained on, if so."""
-    for name in (VIDEO, SYNC, TEXT, AUDIO):
+    for name in names:
         if name not in parts:
             return f"there is no {name}"
         if parts[name].ndim != 2 or 0 in parts[name].shape or not np.isfinite(parts[name]).all():
@@ -246,10 +220,10 @@ def _passes(rows: Sequence[tuple[Tensor, ...]], limit: int | None) -> Iterator[P
         alike.setdefault(tuple(part.shape for part in row), []).append(row)
     for group in alike.values():
         for start in range(0, len(group), limit or len(group)):
-            video, text, sync, latents, noise, times, *drop = (
+            video, text, sync, latents, noise, times, cross, add, synced, unseen = (
                 torch.cat(parts) for parts in zip(*group[start : start + (limit or len(group))], strict=True)
             )
-            yield Pass(Conditions(video, text, sync), latents, noise, times, (drop[0], drop[1], drop[2]))
+            yield Pass(Conditions(video, text, sync), latents, noise, times, (cross, add, synced), unseen)
 
 
 def _seed(seed: int, place: int) -> int:

@@ -133,10 +133,11 @@ def trained(flow: FlowModel, conditioners: bool) -> dict[str, nn.Parameter]:
 def flow_matching_loss(flow: FlowModel, part: Pass, level: float | None = None) -> Tensor:
     """Mean squared error (b,) of the velocity at x_t = (1 - t) x0 + t eps, whose target is eps - x0.
 
-    level: one noise level for all examples, with every condition present, instead of what was drawn for them.
+    level: one noise level for all examples, with every condition that there is, instead of what was drawn for them.
     """
-    x0, noise = part.latents, part.noise
-    times, drop = (part.times, part.drop) if level is None else (torch.full_like(part.times, level), None)
+    x0, noise, times, drop = part.latents, part.noise, part.times, part.drop
+    if level is not None:
+        times, drop = torch.full_like(times, level), (torch.zeros_like(part.unseen), part.unseen, part.unseen)
     length = x0.shape[-1]
     prepared = flow.prepare(flow.condition(part.features, length), length, drop=drop)
     velocity = flow.velocity(torch.lerp(x0, noise, times[:, None, None]), times, prepared)

@@ -22,16 +22,8 @@ from trainer import checkpoints, ray_train
 from trainer.collective import collective
 from trainer.config import LearnerConfig
 from trainer.errors import InvariantError
-from trainer.feature_batches import (
-    Batch,
-    Draws,
-    EncoderNames,
-    Example,
-    FeatureBatches,
-    LoaderConfig,
-    Pass,
-    read_examples,
-)
+from trainer.examples import EncoderNames, Example, read_examples
+from trainer.feature_batches import Batch, Draws, FeatureBatches, LoaderConfig, Pass
 from trainer.flow_matching import FlowMatching, FlowMatchingConfig, validation_sums
 from trainer.journal import Follower, Journal
 from trainer.loop import Outcome
@@ -239,6 +231,7 @@ class _Rank:
             examples,
             order,
             Draws(seed, training.condition_dropout, training.timesteps),
+            self.learner.model.config,
             training.per_pass,
             self.ranks.rank,
             self.ranks.world,

@@ -10,7 +10,7 @@ from foundation import checkpoint
 from media.features import AUDIO, AUDIO_SCALE, SYNC, TEXT, VIDEO, FeatureStore, stretch_id, text_id
 from tests.trainer.builders import TINY, tiny_model
 from trainer.config import LearnerConfig
-from trainer.feature_batches import EncoderNames, Example, write_examples
+from trainer.examples import EncoderNames, Example, write_examples
 from trainer.flow_matching import FlowMatchingConfig
 from trainer.supervised import EXAMPLES, SupervisedLoop
 

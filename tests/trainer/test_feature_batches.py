@@ -8,17 +8,10 @@ import torch
 
 from media.features import AUDIO, AUDIO_SCALE, TEXT, FeatureStore
 from settings import PrismError
+from tests.trainer.builders import TINY
 from tests.trainer.features import NAMES, write_store
-from trainer.feature_batches import (
-    Batch,
-    Draws,
-    Example,
-    FeatureBatches,
-    LoaderConfig,
-    read_examples,
-    read_features,
-    write_examples,
-)
+from trainer.examples import Example, read_examples, write_examples
+from trainer.feature_batches import Batch, Draws, FeatureBatches, LoaderConfig, read_features
 from trainer.shuffle import Shuffle
 
 
@@ -27,7 +20,7 @@ def reader(
 ) -> FeatureBatches:
     drawn = Draws(**{"seed": 1, "condition_dropout": 0.3, "timesteps": "trunc_logit_normal", **draws})
     shuffle = Shuffle(len(examples), batch, 1)
-    return FeatureBatches(str(folder), NAMES, examples, shuffle, drawn, None, rank, world)
+    return FeatureBatches(str(folder), NAMES, examples, shuffle, drawn, TINY, None, rank, world)
 
 
 def rows(batches: list[Batch]) -> list[tuple]:

@@ -39,7 +39,7 @@ def random_pass(count: int = 6) -> Pass:
     features = Conditions(*(torch.randn(count, *shape, generator=draw) for shape in shapes))
     latents, noise = (torch.randn(count, TINY.latent_channels, 8, generator=draw) for _ in range(2))
     keep = torch.zeros(count, dtype=torch.bool)
-    return Pass(features, latents, noise, torch.linspace(0.1, 0.9, count), (keep, keep, keep))
+    return Pass(features, latents, noise, torch.linspace(0.1, 0.9, count), (keep, keep, keep), keep)
 
 
 def test_the_loss_is_that_of_the_straight_path_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_straight_path_by_hand() -> None:
 
 def test_a_dropped_path_is_a_null_condition() -> None:
     model, part = tiny_model(), random_pass()
-    none, every = torch.zeros(len(part), dtype=torch.bool), torch.ones(len(part), dtype=torch.bool)
+    none, every = part.unseen, ~part.unseen
     dropped = flow_matching_loss(model, replace(part, drop=(every, every, every)))
     length = part.latents.shape[-1]
     conditioned = Conditions(*(torch.zeros_like(t) for t in vars(model.condition(part.features, length)).values()))
@@ -92,7 +92,14 @@ def test_passes_do_not_change_a_step() -> None:
     whole, part = FlowMatching(tiny_model(), FlowMatchingConfig(batch=6, lr=1e-3)), random_pass()
     cut = FlowMatching(tiny_model(), FlowMatchingConfig(batch=6, lr=1e-3))
     halves = [
-        Pass(part.features[s], part.latents[s], part.noise[s], part.times[s], tuple(m[s] for m in part.drop))  # type: ignore[arg-type]
+        Pass(
+            part.features[s],
+            part.latents[s],
+            part.noise[s],
+            part.times[s],
+            tuple(m[s] for m in part.drop),
+            part.unseen[s],
+        )  # type: ignore[arg-type]
         for s in (slice(0, 4), slice(4, 6))
     ]
     one, two = whole.step(Batch(0, (part,))), cut.step(Batch(0, tuple(halves)))
@@ -125,7 +132,7 @@ def test_ranks_train_as_one(tmp_path, world) -> None:
     def train(rank: int, world: int, learner: FlowMatching) -> list[dict[str, float]]:
         draws = Draws(1, config.condition_dropout, config.timesteps)
         shuffle = Shuffle(len(examples), config.batch, 1)
-        batches = FeatureBatches(str(tmp_path), NAMES, examples, shuffle, draws, None, rank, world)
+        batches = FeatureBatches(str(tmp_path), NAMES, examples, shuffle, draws, TINY, None, rank, world)
         return [learner.step(batches.at(step)) for step in range(4)]
 
     alone = FlowMatching(tiny_model(), config)
