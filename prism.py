@@ -64,18 +64,33 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
 
 @app.command()
 def generate(
-    videos: Annotated[list[Path], typer.Argument(help="Videos of any container that PyAV reads.")],
+    videos: Annotated[list[Path], typer.Argument(help="Videos of any container that PyAV reads, of any length.")],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the mp4, wav and plan of each video.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", help="A YAML recipe, for example recipes/prismaudio.yaml.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replaces one setting of the recipe.")
+    ] = None,
     caption: Caption = None,
-    model: Model = None,
-    seed: Annotated[int, typer.Option(help="Seed of the initial noise.")] = 0,
-    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 is none.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=1, help="Euler steps; each costs one pass through the model.")] = 16,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A checkpoint, a run folder or a release folder; else the recipe's or the shipped one.",
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initial noise.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 is none.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps from noise to sound.")] = None,
+    solver: Annotated[str | None, typer.Option(help="How a step is taken: euler, ab2, dpmpp2m, ...")] = None,
 ) -> None:
     """Make a soundtrack for each video: the video with sound, a wav and the plan as JSON."""
     from pipelines.generate import generate as run
 
-    for written in run(videos, caption, out_dir, model=model, seed=seed, guidance=guidance, steps=steps):
+    chosen = {"model": model, "seed": seed, "guidance": guidance, "steps": steps, "solver": solver}
+    for written in run(videos, caption, out_dir, recipe=recipe, overrides=settings or [], **chosen):
         _print_path(written)
 
 
@@ -125,6 +140,43 @@ def evaluate(
         _print_json(result)
     else:
         _print_evaluation(result)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A released file (.ckpt, .safetensors) or a release folder.")],
+    target: Annotated[Path, typer.Argument(help="The file to write; its ending says the format.")],
+    vae: Annotated[Path | None, typer.Option(help="An autoencoder file that goes into the model's file.")] = None,
+    without_vae: Annotated[bool, typer.Option("--without-vae", help="Leave the autoencoder out.")] = False,
+) -> None:
+    """Write a released model file in another format; names, types and values stay."""
+    from pipelines.convert import convert as run
+
+    _print_path(run(source, target, vae=vae, without_vae=without_vae))
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or one of its checkpoints.")],
+    target: Annotated[Path, typer.Argument(help="The file to write: .ckpt as released, or .safetensors.")],
+    release: Annotated[Path | None, typer.Option(help="The release the run began from, if it moved.")] = None,
+) -> None:
+    """Write a post-trained model as the whole flat file of its release, for any program that reads that."""
+    from pipelines.convert import export as run
+
+    _print_path(run(source, target, release=release))
+
+
+@app.command()
+def forge(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    size: Annotated[str, typer.Option(help="tiny, or full: the released dimensions, about 9 GB.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a release folder with random weights, to try the recipes for the released model without it."""
+    from pipelines.forge import forge as run
+
+    _print_path(run(folder, size, seed))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.embedded import EmbeddedEncoder, picture
 from media.clip import Clip
-from media.features import FeatureStore, stretch_id, text_id
+from media.features import SYNC, TEXT, VIDEO, FeatureStore, stretch_id, text_id
 from media.manifest import sha256_of
 from pipelines.segments import Segment
 from scenes.schematic import describe, draw
@@ -24,11 +24,6 @@ from settings import PrismError
 
 if TYPE_CHECKING:
     from foundation.released_encoders import ReleasedEncoders
-
-# Encoder and name under which a released model's features are stored, as `prism features` stores them too.
-VIDEO = ("videoprism", "video_features")
-TEXT = ("t5gemma", "text_features")
-SYNC = ("synchformer", "sync_features")
 
 
 @dataclass(frozen=True)
@@ -95,18 +90,17 @@ class Conditioning:
         path, start = segment.path, segment.start
         stretch = stretch_id(sha256_of(path), start, seconds)
         return (
-            self._kept(encoder, VIDEO, stretch, lambda: encoder.video(path, start, seconds)),
-            self._kept(encoder, TEXT, text_id(text), lambda: encoder.text([text])[0]),
-            self._kept(encoder, SYNC, stretch, lambda: encoder.sync(path, start, seconds)),
+            self._kept(encoder, "videoprism", VIDEO, stretch, lambda: encoder.video(path, start, seconds)),
+            self._kept(encoder, "t5gemma", TEXT, text_id(text), lambda: encoder.text([text])[0]),
+            self._kept(encoder, "synchformer", SYNC, stretch, lambda: encoder.sync(path, start, seconds)),
         )
 
     def _kept(
-        self, encoder: ReleasedEncoders, feature: tuple[str, str], key: str, compute: Callable[[], np.ndarray]
+        self, encoder: ReleasedEncoders, kind: str, name: str, key: str, compute: Callable[[], np.ndarray]
     ) -> np.ndarray:
         """A feature out of the store, or computed and then put there."""
         if self.store is None:
             return compute()
-        kind, name = feature
         identity = encoder.identity(kind)
         if self.store.missing(identity, [key], [name]):
             self.store.write(identity, {key: {name: compute()}})

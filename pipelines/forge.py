@@ -6,7 +6,7 @@ memory and time. What such a model generates is noise.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,7 +18,6 @@ from foundation.oobleck import Oobleck
 from foundation.synchformer import VISUAL
 from settings import PrismError
 
-Size = Literal["tiny", "full"]
 WORDS = (
     "Semantic: a hard wooden ball hits the metal floor and a dog barks in the distance. Temporal: three impacts at 0.4 "
     "s, 1.25 s and 2.75 s, then silence. Aesthetic: clean, close and dry, without hiss or music. Spatial: the source "
@@ -53,11 +52,13 @@ SIZES: dict[str, Dimensions] = {
 }  # fmt: skip
 
 
-def forge(folder: Path, size: Size = "tiny", seed: int = 0) -> Path:
+def forge(folder: Path, size: str = "tiny", seed: int = 0) -> Path:
     """Write prismaudio.ckpt, vae.ckpt, synchformer_state_dict.pth, videoprism/ and t5gemma/ with random weights.
 
-    Raises PrismError when the folder already holds something.
+    size: "tiny" or "full". Raises PrismError for another, and when the folder already holds something.
     """
+    if size not in SIZES:
+        raise PrismError(f"size={size} is not known; choose one of {', '.join(SIZES)}.")
     if folder.exists() and any(folder.iterdir()):
         raise PrismError(f"{folder} is not empty; forged files never replace others. Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)

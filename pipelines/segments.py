@@ -99,8 +99,10 @@ def segments(
     """
     seen = seen or analyse(clip)
     found = []
-    for start in starts(clip.seconds, length, hop or length):
-        seconds = min(length, clip.seconds)
+    # The record's own length where frames and header agree, so that a stretch has the same name wherever it is cut.
+    total = record.seconds if abs(record.seconds - clip.seconds) * clip.fps <= 1.5 else clip.seconds
+    for start in starts(total, length, hop or length):
+        seconds = min(length, total)
         here, window = shown(seen, start, seconds), part(clip, start, seconds)
         plan = (
             plan_from(here, record.caption)
