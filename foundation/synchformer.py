@@ -1,4 +1,4 @@
-"""Synchformer's files and its visual features: from frames at 25 fps to 24 vectors per second.
+"""Synchformer's files and its visual features: from frames at 25 Hz to about 24 vectors per second.
 
 Source: v-iashin/Synchformer model/sync_model.py, hkchengrex/av-benchmark av_bench/synchformer (Iashin et al. 2024,
 arXiv:2401.16423). A file holds the whole synchronisation model; this reads the tower under `vfeat_extractor.`.
