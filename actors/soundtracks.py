@@ -65,7 +65,7 @@ class _Running:
 class SoundtrackPool:
     """Actors on a Ray that is already there; a context manager that ends them.
 
-    build: makes a Maker inside an actor. `restarts` counts actors that died or hung.
+    build: makes a Maker inside an actor. `restarts` counts jobs whose actor died or hung.
     """
 
     def __init__(self, build: Callable[[], Maker], config: SoundtrackConfig) -> None:
@@ -136,11 +136,11 @@ class SoundtrackPool:
             self._idle.append(entry.worker)
             return Outcome(entry.place, error=inner if inner is error.cause else RuntimeError(cause(error)))
         except RayError as error:
-            self.restarts += 1
             if entry.place is None:
                 time.sleep(_PAUSE_S)  # it is being restarted, or dies at every start until its time is over
                 self._load(entry.worker, entry.give_up)
                 return None
+            self.restarts += 1
             self._load(entry.worker)
             return Outcome(entry.place, error=RuntimeError(f"its actor died ({type(error).__name__})"))
         self._idle.append(entry.worker)
