@@ -9,7 +9,9 @@ class RolloutConfig(Section):
     """The pool of sampling actors and how its work is admitted, split and retried.
 
     workers: number of rollout actors. num_cpus, num_gpus, torch_threads: resources of each.
+    num_gpus may be a part of one: the rest is for the learner and the scorers, whose memory must then fit beside.
     prompts_per_task: prompts of one remote call; an iteration is split into ceil(prompts / prompts_per_task) calls.
+    samples_per_decode: latents that the codec decodes at once, to bound memory (None: all of a call).
     deadline_s: longest a call may take before its actor is restarted and the call is sent again.
     max_attempts: sends of one task before its groups count as lost.
     max_staleness: weight versions a rollout may lag behind the learner; 0 is the synchronous, reproducible mode.
@@ -21,6 +23,7 @@ class RolloutConfig(Section):
     num_gpus: float = Field(default=0.0, ge=0)
     torch_threads: int = Field(default=1, ge=1)
     prompts_per_task: int = Field(default=12, ge=1)
+    samples_per_decode: int | None = Field(default=None, ge=1)
     deadline_s: float = Field(default=120.0, gt=0)
     max_attempts: int = Field(default=3, ge=1)
     max_staleness: int = Field(default=0, ge=0)

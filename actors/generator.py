@@ -4,40 +4,64 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.messages import Prompt, RolloutTask
 from actors.rollout import RolloutError
-from foundation.build import load_foundation
+from foundation.build import load_codec, load_model
 from foundation.checkpoint import checksum
 from foundation.codec import Codec
 from foundation.conditions import Conditions
 from foundation.dit import Prepared
+from foundation.execution import ExecutionConfig, execute
 from foundation.grids import grid
+from foundation.lora import LoraConfig, inject
 from foundation.model import FlowModel
 from foundation.output import limit_peak
 from foundation.sampling import Velocity, group_noise, hybrid_sample, member_noise
+from trainer import weights
 from trainer.config import AlgorithmConfig
 from trainer.group import Group
 
 
-def load_generator(path: str, algorithm: AlgorithmConfig, device: str = "cpu", threads: int = 1) -> "FlowGenerator":
-    """The generator of a checkpoint file; raises CheckpointError."""
-    found = load_foundation(path)
-    return FlowGenerator(found.flow, found.codec, algorithm, device, threads)
+def load_generator(
+    path: str,
+    algorithm: AlgorithmConfig,
+    device: str = "cpu",
+    threads: int = 1,
+    execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008  (immutable)
+    lora: LoraConfig | None = None,
+    samples_per_decode: int | None = None,
+) -> "FlowGenerator":
+    """The generator of what `foundation.build.load_model` reads; raises CheckpointError.
+
+    execution, lora: the learner's.
+    """
+    model = load_model(path, device).model
+    if lora is not None:
+        inject(model, lora)
+    return FlowGenerator(model, load_codec(path, device), algorithm, device, threads, execution, samples_per_decode)
 
 
 class FlowGenerator:
     """A SampleGenerator (`actors.rollout`) around a flow model and a codec on one device."""
 
     def __init__(
-        self, model: FlowModel, codec: Codec, algorithm: AlgorithmConfig, device: str = "cpu", threads: int = 1
+        self,
+        model: FlowModel,
+        codec: Codec,
+        algorithm: AlgorithmConfig,
+        device: str = "cpu",
+        threads: int = 1,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008  (immutable)
+        samples_per_decode: int | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.sample_rate = codec.sample_rate
-        self._model = model.eval().requires_grad_(False).to(device)
+        self._model = execute(model.eval().requires_grad_(False).to(device), execution)
         self._parameters = model.trainable()
-        self._codec = codec
+        self._codec = codec.to(device) if isinstance(codec, nn.Module) else codec
+        self._samples_per_decode = samples_per_decode
         self._algorithm = algorithm
         self._sigmas = grid(algorithm.grid, algorithm.steps)
         self._device = device
@@ -55,10 +79,8 @@ class FlowGenerator:
                 f"{_some(shapes.keys() - params.keys())}, unexpected {_some(params.keys() - shapes.keys())}, "
                 f"misshaped {_some(wrong)}. Learner and rollout actors must be built from one checkpoint."
             )
-        for name, parameter in self._parameters.items():
-            # numpy views of the object store are read-only, which torch.from_numpy warns about; copyto only reads them.
-            parameter.copy_(torch.tensor(params[name]))
-        return checksum({name: parameter.cpu().numpy() for name, parameter in self._parameters.items()})
+        weights.load(self._parameters, params)
+        return checksum(weights.export(self._model))
 
     @torch.inference_mode()
     def generate(self, task: RolloutTask, weights_checksum: str) -> tuple[list[Group], np.ndarray]:
@@ -82,8 +104,10 @@ class FlowGenerator:
             config.tail,
             config.tail_steps,
         )
-        latents, means = (self._members(rows, prompts).cpu().numpy() for rows in (record.latents, record.means))
-        log_probs = self._members(record.log_probs, prompts).cpu().numpy()
+        latents, means, log_probs = (
+            self._members(rows, prompts).float().cpu().numpy()
+            for rows in (record.latents, record.means, record.log_probs)
+        )
         groups = [
             Group(
                 id=name,
@@ -104,8 +128,19 @@ class FlowGenerator:
             for place, (name, index, prompt) in enumerate(zip(task.group_ids, task.indices, task.prompts, strict=True))
         ]
         finals = self._members(final[None], prompts)[0]
-        decoded = limit_peak(self._codec.decode(finals.flatten(0, 1)))
-        return groups, decoded.unflatten(0, finals.shape[:2]).cpu().numpy()
+        waveforms = self._decode(finals.flatten(0, 1)).unflatten(0, finals.shape[:2])
+        self._release()
+        return groups, waveforms.numpy()
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """(R, C, L) to (R, 2, S) on the CPU."""
+        limit = self._samples_per_decode or len(latents)
+        return torch.cat([limit_peak(self._codec.decode(part)).float().cpu() for part in latents.split(limit)])
+
+    def _release(self) -> None:
+        """Give unused device memory back: the learner and the scorers may live on the same device."""
+        if torch.device(self._device).type == "cuda":
+            torch.cuda.empty_cache()
 
     def _rows(self, members: Tensor) -> Tensor:
         """(w, P, N, ...) members to the sampler's item-fastest rows (w, branches * P * noises, ...)."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from foundation.checkpoint import load_state
 from foundation.errors import CheckpointError
 from foundation.model import FlowModel
 from settings import Section
@@ -67,12 +68,13 @@ def inject(flow: FlowModel, config: LoraConfig) -> FlowModel:
         with torch.no_grad():
             layer.lora_A[ADAPTER].weight.copy_(drawn)
             layer.lora_B[ADAPTER].weight.zero_()
+    flow.adapters = config
     return flow
 
 
 def adapted(flow: FlowModel) -> bool:
     """Whether a model has adapters."""
-    return any(".lora_A." in name for name, _ in flow.dit.named_parameters())
+    return flow.adapters is not None
 
 
 def base(flow: FlowModel) -> dict[str, Tensor]:
@@ -90,6 +92,14 @@ def merged(flow: FlowModel) -> dict[str, Tensor]:
     for name, layer in _layers(flow).items():
         state[f"{name}.weight"] = layer.get_base_layer().weight + layer.get_delta_weight(ADAPTER)
     return state
+
+
+def whole(flow: FlowModel) -> FlowModel:
+    """A model without adapters that computes what this one does; shares the tensors that no adapter changes."""
+    with torch.device("meta"):
+        model = FlowModel(flow.config)
+    load_state(model, merged(flow), source="The model with its adapters", assign=True)
+    return model.eval()
 
 
 @contextmanager

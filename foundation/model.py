@@ -9,6 +9,7 @@ from foundation.conditioners import EmbeddingMLP, MultiConditioner
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 from foundation.dit import DiffusionTransformer, Prepared
+from settings import Section
 
 # Largest temporary of one evaluation on a CPU. Beyond it activations leave the cache and the allocator gives pages back
 # to the system between layers: 96 embedded samples at once cost a fifth more than three times 32.
@@ -32,6 +33,7 @@ class FlowModel(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.adapters: Section | None = None  # the `foundation.lora.LoraConfig` of those that were put in
         self.model = Velocity(config)
         self.conditioner = MultiConditioner(config)
 

@@ -87,7 +87,7 @@ class AlgorithmConfig(Section):
     optimiser steps split by group. groups_per_pass: groups in one forward and backward pass, to bound memory (None: the
     whole minibatch). samples_per_pass: members of one group in a pass, where a group is too much; a part of the members
     of each initial noise, or all members of some. ratio_tolerance: largest |log ratio| accepted before the first
-    optimiser step (None: 1e-4 in float32, 2e-2 in bfloat16, see `trainer.invariants`).
+    optimiser step (None: by precision, see `trainer.invariants`).
     """
 
     preset: Literal["fast", "paper", "official", "full_sde"] = "fast"

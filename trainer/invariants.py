@@ -10,8 +10,10 @@ from trainer.config import AlgorithmConfig
 from trainer.errors import InvariantError
 from trainer.group import Group
 
-# Largest |log ratio| that is taken for rounding.
-RATIO_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
+# Largest |log ratio| that is taken for rounding. Rollout and learner evaluate the same states in batches of other
+# shapes, whose sums round in another order: measured on a CPU 2e-7 in float32 and 2e-5 in bfloat16 (width 1024, 4
+# blocks, guidance 5, a window early in the grid; late windows have less noise to divide by).
+RATIO_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-3}
 
 
 def check_groups(

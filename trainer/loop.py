@@ -10,7 +10,9 @@ from typing import Any
 import ray.train
 import torch
 
-from foundation import checkpoint
+from foundation.build import load_model
+from foundation.execution import ExecutionConfig
+from foundation.lora import LoraConfig, inject
 from foundation.model import FlowModel
 from trainer import checkpoints
 from trainer.batch import IterationBatch
@@ -31,11 +33,12 @@ from trainer.windows import SpreadHistory, observe, window
 class LoopConfig:
     """Everything a rank needs; it travels to the workers, so the paths must be readable there.
 
-    model_path: the checkpoint training begins from (also the KL reference). run_dir: gets checkpoints/ and
-    metrics.jsonl. reward_weights: {dimension: weight}. max_staleness: the coordinator's. evaluate: (model holding the
-    average, version) to further fields of the metrics record, such as `heldout`; runs on rank 0 every
-    learner.eval_every iterations and must survive pickling if there are workers. on_iteration: gets each metrics record
-    in the driver. stop: asked in the driver; ends the run after the current iteration.
+    model_path: what training begins from (also the KL reference), as `foundation.build.load_model` reads it. run_dir:
+    gets checkpoints/ and metrics.jsonl. reward_weights: {dimension: weight}. max_staleness: the coordinator's.
+    execution: how the model runs, the same for the rollout workers. lora: adapters, trained instead of the model.
+    evaluate: (model holding the average, version) to further fields of the metrics record, such as `heldout`; runs on
+    rank 0 every learner.eval_every iterations and must survive pickling if there are workers. on_iteration: gets each
+    metrics record in the driver. stop: asked in the driver; ends the run after the current iteration.
     """
 
     seed: int
@@ -47,6 +50,8 @@ class LoopConfig:
     learner: LearnerConfig
     reward_weights: Mapping[str, float]
     max_staleness: int = 0
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    lora: LoraConfig | None = None
     evaluate: Callable[[FlowModel, int], Mapping[str, Any]] | None = None
     on_iteration: Callable[[dict[str, Any]], None] | None = None
     stop: Callable[[], bool] | None = None
@@ -89,8 +94,18 @@ class _Rank:
         self.config = config
         torch.set_num_threads(config.learner.torch_threads)
         self.ranks: Collective = collective()
-        self.base = checkpoint.load(config.model_path, _device(config))
-        self.learner = Learner(self.base.model, config.algorithm, config.optimiser, config.reward_weights, self.ranks)
+        self.base = load_model(config.model_path, _device(config))
+        if config.lora is not None:
+            inject(self.base.model, config.lora)
+        self.learner = Learner(
+            self.base.model,
+            config.algorithm,
+            config.optimiser,
+            config.reward_weights,
+            self.ranks,
+            config.execution,
+            config.learner.reference,
+        )
         self.experience = Experience(config.names, config.learner.deadline_s, config.learner.take_timeout_s)
         self.totals = Totals()
         self.spreads = SpreadHistory(config.max_staleness)
@@ -127,6 +142,8 @@ class _Rank:
         batch = IterationBatch.of(iteration, groups, {info.id: info.rewards for info in taken.groups})
         metrics = self.learner.update(batch)
         del groups, batch
+        if self.learner.device.type == "cuda":
+            torch.cuda.empty_cache()  # rollout workers may live on the same device
         trained = time.perf_counter()
         version = self.learner.version
         self.spreads.put(version, observe(self.spreads.states[iteration], stretch.start, metrics["reward_spread"]))
@@ -199,4 +216,5 @@ def _digest(taken: Any) -> int:
 
 
 def _device(config: LoopConfig) -> torch.device:
+    """The current device, which Ray Train has set to the worker's own."""
     return torch.device("cuda") if config.learner.use_gpu else torch.device("cpu")

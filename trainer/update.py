@@ -64,7 +64,7 @@ class Learner:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
             parameter.grad = torch.zeros_like(parameter)
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=optimiser.lr,
             betas=optimiser.betas,

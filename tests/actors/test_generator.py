@@ -12,6 +12,8 @@ from actors.rollout import RolloutError
 from foundation.checkpoint import checksum
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
+from foundation.execution import ExecutionConfig
+from foundation.lora import LoraConfig, inject
 from foundation.model import FlowModel, initialise_unit_gain
 from foundation.output import limit_peak
 from foundation.sampling import group_noise, hybrid_sample, member_noise
@@ -165,6 +167,49 @@ def test_the_learner_finds_ratios_of_one(changes: dict) -> None:
     metrics = learner.update(IterationBatch.of(0, groups))
     assert metrics["mismatch"] < 1e-5
     assert metrics["optimiser_steps"] > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
+def test_ratios_are_one_at_full_size_settings(lora: LoraConfig | None, precision: str) -> None:
+    """In bfloat16, with trained adapters, guidance, members in parts; what both sides hold has one checksum."""
+    small = {"group_size": 4, "noises": 2, "prompts": 4, "steps": 6, "window_size": 2, "window_hi": 2}
+    config = AlgorithmConfig.model_validate({**small, "cfg_scale": 3.0, "samples_per_pass": 1, "minibatches": 1})
+    execution = ExecutionConfig.model_validate({"precision": precision, "activation_checkpointing": True})
+    learner, rollout = (inject(make_model(), lora) if lora else make_model() for _ in range(2))
+    trained = Learner(learner, config, OptimiserConfig(lr=1e-2), {"semantic": 1.0}, execution=execution)
+    generator = FlowGenerator(rollout, Vocoder(), config, execution=execution)
+    for iteration in range(2):
+        task = replace(make_task(), iteration=iteration, version=iteration)
+        weights = generator.load(trained.export())
+        assert weights == trained.checksums[iteration]
+        groups, waveforms = generator.generate(task, weights)
+        assert waveforms.dtype == np.float32
+        for group, heard in zip(groups, waveforms, strict=True):
+            assert {a.dtype for a in (group.latents, group.means, group.log_probs)} == {np.dtype(np.float32)}
+            group.rewards = {"semantic": heard.std(axis=(1, 2)).astype(np.float64)}
+        metrics = trained.update(IterationBatch.of(iteration, groups))
+        assert metrics["mismatch"] < (1e-5 if precision == "fp32" else trained.tolerance)
+        assert trained.checksums[iteration + 1] != weights
+    sent = sum(array.nbytes for array in trained.export().values())
+    held = sum(parameter.nbytes for parameter in trained.parameters.values())
+    assert sent == held if precision == "fp32" else sent < 0.6 * held + 40_000
+
+
+def test_decoding_in_parts_gives_the_same_sound(generator: FlowGenerator) -> None:
+    _, whole = generator.generate(make_task(), "sum")
+    sizes: list[int] = []
+
+    class Counted(Vocoder):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(latents))
+            return super().decode(latents)
+
+    parts = FlowGenerator(make_model(), Counted(), ALGORITHM, samples_per_decode=5)
+    parts.load({name: p.detach().numpy() for name, p in generator._parameters.items()})
+    _, heard = parts.generate(make_task(), "sum")
+    assert sizes == [5, 5, 2]
+    np.testing.assert_allclose(heard, whole, atol=1e-6, rtol=0)
 
 
 def test_the_length_follows_the_clip(generator: FlowGenerator) -> None:

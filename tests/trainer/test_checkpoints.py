@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from foundation import checkpoint
 from foundation.errors import CheckpointError
+from foundation.execution import ExecutionConfig
+from foundation.lora import LoraConfig, inject, merged
 from tests.trainer.builders import WEIGHTS, algorithm, sample_groups, tiny_model
 from trainer import checkpoints
 from trainer.batch import IterationBatch
@@ -30,8 +33,10 @@ def base(tmp_path: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(path)
 
 
-def fresh(config=CONFIG) -> Learner:
-    return Learner(tiny_model(), config, OptimiserConfig(lr=2e-3), WEIGHTS)
+def fresh(config=CONFIG, lora: LoraConfig | None = None, **execution) -> Learner:
+    model = inject(tiny_model(), lora) if lora else tiny_model()
+    how = ExecutionConfig.model_validate(execution)
+    return Learner(model, config, OptimiserConfig(lr=2e-3), WEIGHTS, execution=how)
 
 
 def train(learner: Learner, until: int, history: SpreadHistory | None = None) -> list[dict]:
@@ -41,6 +46,8 @@ def train(learner: Learner, until: int, history: SpreadHistory | None = None) ->
     found = []
     for i in range(learner.version, until):
         groups = sample_groups(learner.model, learner.algorithm, SEED, i, spreads=history.at(i))
+        for group in groups:
+            group.weights_checksum = learner.checksums[i]
         metrics = learner.update(IterationBatch.of(i, groups))
         start = groups[0].window.start
         history.put(i + 1, observe(history.states[i], start, metrics["reward_spread"]))
@@ -88,6 +95,61 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path, base, ch
     left, right = everything(straight), everything(second)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
+def test_resumption_is_exact_at_full_size_settings_too(tmp_path, base, lora, precision):
+    """With adapters and their reference, in bfloat16, with activation checkpointing, members in parts."""
+    config = algorithm(window_size=2, kl_beta=0.1, samples_per_pass=2, ratio_tolerance=1.0)
+    how = {"precision": precision, "activation_checkpointing": True}
+    straight, first, second = (fresh(config, lora, **how) for _ in range(3))
+    expected = train(straight, 5)
+    train(first, 2)
+    path = save(tmp_path, first, base)
+    assert checkpoints.restore(path, second, SEED).version == 2
+    assert train(second, 5) == expected[2:]
+    assert second.checksums[5] == straight.checksums[5]
+    left, right = everything(straight), everything(second)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_adapters_leave_small_files_and_one_whole_model(tmp_path, base):
+    lora = LoraConfig(rank=2, targets=("self_attn.to_qkv", "ff.out"))
+    learner = fresh(lora=lora)
+    train(learner, 2)
+    path = save(tmp_path, learner, replace(base, extra={"release": "/somewhere"}, others={}))
+    assert sorted(os.listdir(path)) == [
+        "adapters.safetensors",
+        "adapters_ema.safetensors",
+        "ema.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    small = sum(p.nbytes for p in learner.parameters.values())
+    assert (path / "adapters.safetensors").stat().st_size < small + 4096
+    found = checkpoint.load(path / "ema.safetensors")
+    assert found.extra["release"] == "/somewhere"
+    assert found.extra["training"] == {"version": 2, "seed": SEED, "lora": lora.model_dump(mode="json")}
+    assert found.others == {}
+    start = base.model.state_dict()
+    changed = {name for name, tensor in found.model.state_dict().items() if not torch.equal(tensor, start[name])}
+    assert changed == {f"model.model.transformer.layers.0.{name}.weight" for name in ("self_attn.to_qkv", "ff.ff.2")}
+    with learner.ema.applied(learner.parameters):
+        expected = merged(learner.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())
+
+
+def test_another_set_of_adapters_is_refused(tmp_path, base):
+    with_adapters = save(tmp_path / "a", fresh(lora=LoraConfig(rank=2)), base)
+    without = save(tmp_path / "b", fresh(), base)
+    with pytest.raises(CheckpointError, match="this run has no adapters"):
+        checkpoints.restore(with_adapters, fresh(), SEED)
+    with pytest.raises(CheckpointError, match=r"'alpha': 64\.0.*this run has adapters .*'alpha': 1\.0"):
+        checkpoints.restore(with_adapters, fresh(lora=LoraConfig(rank=2, alpha=1.0)), SEED)
+    with pytest.raises(CheckpointError, match="trained with no adapters"):
+        checkpoints.restore(without, fresh(lora=LoraConfig(rank=2)), SEED)
 
 
 def test_windows_in_proportion_to_the_spreads_depend_on_what_was_measured(tmp_path, base):

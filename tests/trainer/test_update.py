@@ -4,11 +4,15 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 
+from foundation.execution import ExecutionConfig
+from foundation.lora import LoraConfig, base, inject
 from tests.trainer.builders import WEIGHTS, algorithm, sample_groups, tiny_model
 from trainer.batch import IterationBatch, passes
 from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.errors import DivergenceError, InvariantError
+from trainer.replay import Replay, Stack
 from trainer.update import Learner
 
 OPTIMISER = OptimiserConfig(lr=1e-3)
@@ -26,6 +30,83 @@ def test_groups_per_pass_only_bounds_memory(limit):
     assert one["nfe_trained"] == many["nfe_trained"]
     assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
     assert many["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"noises": 1}, {"noises": 2}, {"kl_beta": 0.1, "trust_region": "kl"}])
+@pytest.mark.parametrize("members", [1, 2])
+def test_samples_per_pass_only_bounds_memory(members, changes):
+    whole = learner(algorithm(window_size=2, **changes))
+    parts = learner(algorithm(window_size=2, samples_per_pass=members, **changes))
+    groups = sample_groups(whole.model, whole.algorithm, 0, 0)
+    groups[0].rewards["spatial"][1] = np.nan
+    one, many = (each.update(IterationBatch.of(0, groups)) for each in (whole, parts))
+    assert many["nfe_trained"] >= one["nfe_trained"]
+    assert (many["samples"], many["masked"]) == (one["samples"], one["masked"])
+    for name in ("grad_norm", "loss", "kl", "ratio_mean"):
+        assert many[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    for name, parameter in whole.parameters.items():
+        torch.testing.assert_close(parts.parameters[name], parameter, atol=2e-5, rtol=0)
+
+
+def test_an_offloaded_reference_is_the_same_reference():
+    config = algorithm(window_size=2, kl_beta=0.3, reference_cfg_scale=2.0)
+    kept, offloaded = learner(config), learner(config, reference="offload")
+    for iteration in range(2):
+        groups = sample_groups(kept.model, config, 0, iteration)
+        one, other = (each.update(IterationBatch.of(iteration, groups)) for each in (kept, offloaded))
+        assert one == other
+    assert kept.checksums == offloaded.checksums
+
+
+def test_adapters_are_measured_against_the_model_without_them():
+    """As a copy of the start model would be, which is not made."""
+    config = algorithm(window_size=2, kl_beta=0.3, minibatches=1, epochs=2)
+    adapters = Learner(inject(tiny_model(), LoraConfig(rank=2)), config, OptimiserConfig(lr=1e-2), WEIGHTS)
+    before = base(adapters.model)
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    assert adapters.reference is not None
+    assert adapters.reference.model is adapters.model
+    for iteration in range(2):
+        groups = sample_groups(adapters.model, config, 0, iteration)
+        metrics = adapters.update(IterationBatch.of(iteration, groups))
+        assert metrics["mismatch"] < 1e-5
+        assert metrics["nfe_reference"] == metrics["nfe_trained"] / 2
+    assert metrics["kl"] > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in base(adapters.model).items())
+    # What the distance was measured to is the start model.
+    start, conditions = tiny_model(), adapters._condition(groups[0])
+    stack = Stack.of(groups[:1], torch.device("cpu"))
+    with torch.no_grad(), adapters.reference.ready() as model:
+        found, expected = (Replay(m, conditions, stack, config, 1.0).step(1).velocity for m in (model, start))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_bf16_trains_float32_weights(lora, again):
+    config = algorithm(window_size=2, kl_beta=0.1)
+    plain, narrow = (
+        Learner(
+            inject(tiny_model(), LoraConfig(rank=2)) if lora else tiny_model(),
+            config,
+            OPTIMISER,
+            WEIGHTS,
+            execution=ExecutionConfig.model_validate({"precision": precision, "activation_checkpointing": again}),
+        )
+        for precision in ("fp32", "bf16")
+    )
+    groups = sample_groups(plain.model, config, 0, 0)
+    for group in groups:
+        group.weights_checksum = narrow.checksums[0]
+    metrics = narrow.update(IterationBatch.of(0, groups))
+    for group in groups:
+        group.weights_checksum = plain.checksums[0]
+    expected = plain.update(IterationBatch.of(0, groups))
+    assert 0 < metrics["mismatch"] < narrow.tolerance
+    assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in narrow.parameters.values())
+    assert {array.dtype for array in plain.export().values()} == {np.dtype(np.float32)}
+    assert np.dtype(np.int16) in {array.dtype for array in narrow.export().values()}
 
 
 # Velocity evaluations with gradient and of the reference, and of one group's rollout in windows that begin at step 0.
