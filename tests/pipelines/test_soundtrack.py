@@ -1,6 +1,7 @@
 """Soundtracks by recipe: what decides the bits, long videos, many videos, bad ones."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_all_windows_at_once_differ_by_rounding_alone(tmp_path: Path, films: lis
     assert wavs(made)[0] == alone[0]
     (tmp_path / "alone.wav").write_bytes(alone[1])
     sounds = [read_audio(path)[0] for path in (made[1].with_suffix(".wav"), tmp_path / "alone.wav")]
-    np.testing.assert_allclose(*sounds, atol=1e-5)
+    np.testing.assert_allclose(sounds[0], sounds[1], atol=1e-5)
 
 
 def test_actors_make_the_same_bits(ray_session: str, tmp_path: Path, films: list[Path], alone: list[bytes]) -> None:
@@ -105,7 +106,7 @@ def test_stretches_cover_a_long_video(tmp_path: Path, most: float) -> None:
     assert len(found) > 1
     assert all(clip.seconds <= most + 1 / 16 for _, clip in found)
     assert found[-1][0] + found[-1][1].seconds == pytest.approx(10.0)
-    for (start, clip), (following, _) in zip(found[:-1], found[1:], strict=True):
+    for (start, clip), (following, _) in pairwise(found):
         assert (following / 1.75) % 1 == pytest.approx(0) or following == pytest.approx(8.0)
         assert following <= start + clip.seconds - 0.25 + 1 / 16
 
