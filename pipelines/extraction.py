@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from foundation.errors import CheckpointError
 from media.errors import MediaError
 from media.features import FeatureStore
 from media.parts import make_row
@@ -56,10 +57,11 @@ class PatienceConfig(Section):
 
 @dataclass(frozen=True)
 class Status:
-    """What became of one stretch. reason: why it has no features, empty when it has."""
+    """What became of one stretch. reason: why it has no features, empty when it has. fatal: no other would have any."""
 
     key: str
     reason: str = ""
+    fatal: bool = False
 
 
 class Worker:
@@ -72,11 +74,11 @@ class Worker:
         self._reborn = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         extractor.load()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        """Compute and store a batch of stretches in JSON; answers with columns `key` and `reason`."""
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        """Compute and store a batch of stretches in JSON; answers with the columns of `Status`."""
         extractor = self._extractor
         keyed = {extractor.key(stretch): stretch for stretch in map(_unpack, batch["stretch"])}
-        reasons = dict.fromkeys(keyed, "")
+        statuses = {key: Status(key) for key in keyed}
         rows: dict[str, dict[str, np.ndarray]] = {}
         # A process that took over from one that died may be given what that one had written already.
         todo = self._store.missing(extractor.identity, keyed, extractor.names) if self._reborn else list(keyed)
@@ -85,9 +87,11 @@ class Worker:
                 with _deadline(self._deadline_s):
                     rows[key] = _checked(extractor, key, extractor.rows(keyed[key]))
             except Exception as error:
-                reasons[key] = _reason(error)
+                statuses[key] = Status(key, _reason(error), isinstance(error, CheckpointError))
+                if statuses[key].fatal:
+                    break
         self._store.write(extractor.identity, rows, extractor.dtype)
-        return {"key": list(reasons), "reason": list(reasons.values())}
+        return {name: [getattr(status, name) for status in statuses.values()] for name in ("key", "reason", "fatal")}
 
 
 def run_stage(
@@ -177,7 +181,10 @@ def _listen(job: Any, silence_s: float) -> Iterator[Status]:
         while (news := _next(heard, silence_s)) is not None:
             if isinstance(news, BaseException):
                 raise ExtractionError(f"Extraction stopped: {_root(news)}") from news
-            yield from news
+            for status in news:
+                if status.fatal:
+                    raise ExtractionError(f"Extraction stopped: {status.reason}")
+                yield status
     finally:
         stop.set()
 

@@ -13,16 +13,12 @@ class Extractor(ABC):
     """Computes arrays of a stretch of video. Made on the driver, sent to the workers by pickle, loaded there.
 
     A new constant for a reward is one subclass, given to `pipelines.features.extract`.
-    names: of the arrays that `rows` gives. dtype: how they are stored.
+    name: what the progress bar and errors call it. names: of the arrays that `rows` gives. dtype: how they are stored.
     """
 
+    name: ClassVar[str]
     names: ClassVar[tuple[str, ...]]
     dtype: ClassVar[Stored] = "float16"
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What a recipe and the progress bar call it."""
 
     @property
     @abstractmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foundation.errors import CheckpointError
 from media.errors import NotMedia
 from media.stretches import Stretch
 from pipelines.extractor import Extractor
@@ -19,11 +20,8 @@ class Counting(Extractor):
     marks: Path
     bad: tuple[str, ...] = ()
     label: str = "counting-1"
+    name = "counting"
     names = ("x",)
-
-    @property
-    def name(self) -> str:
-        return "counting"
 
     @property
     def identity(self) -> str:
@@ -49,21 +47,21 @@ class Slow(Counting):
         return super().rows(stretch)
 
 
-class Deadly(Counting):
-    """Kills its process for bad clips, every time."""
+class Trouble(Counting):
+    """Everything that can go wrong with one stretch, by clip."""
 
     def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
-        if stretch.clip in self.bad:
-            os._exit(1)
-        return super().rows(stretch)
-
-
-class Hanging(Counting):
-    """Never returns for bad clips."""
-
-    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
-        if stretch.clip in self.bad:
-            time.sleep(600)
+        match stretch.clip:
+            case "kills":
+                os._exit(1)
+            case "hangs":
+                time.sleep(600)
+            case "raises":
+                raise ZeroDivisionError("no frames")
+            case "nan":
+                return {"x": np.array([np.nan])}
+            case "nothing":
+                return {}
         return super().rows(stretch)
 
 
@@ -74,8 +72,8 @@ class Unloadable(Counting):
         raise ValueError("no such weights")
 
 
-class Wrong(Counting):
-    """Gives values that cannot be stored, and for bad clips none at all."""
+class Spoilt(Counting):
+    """Finds out at the first stretch that its weights cannot be used."""
 
     def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
-        return {} if stretch.clip in self.bad else {"x": np.array([np.nan])}
+        raise CheckpointError(f"{stretch.clip}: the weights do not fit")
