@@ -9,6 +9,8 @@ from cluster.config import RayConfig
 from cot_service.config import PlannerConfig
 from foundation.config import ModelConfig
 from foundation.encoders import EncoderConfig
+from foundation.execution import ExecutionConfig
+from foundation.lora import LoraConfig
 from foundation.release import is_release
 from rewards_service.config import RewardConfig
 from scenes.config import ScenesConfig
@@ -41,7 +43,8 @@ class TrainRecipe(Section):
     name: of the run folder; made from the time when absent. data: a folder of videos (captions in captions.csv or
     sidecar .txt files), or a Parquet manifest; without it, procedural scenes. heldout_share: of a user's clips, kept
     out of training. model: the checkpoint to start from, or the folder of a release. judge: the classifier that only
-    watches. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
+    watches. execution: precision, checkpointing and compilation, of learner and rollout alike. lora: train adapters of
+    this kind instead of the whole model. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
     `prism features` fills it beforehand, on as many machines as there are.
     """
 
@@ -58,6 +61,8 @@ class TrainRecipe(Section):
     rewards: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    lora: LoraConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     rollout: RolloutConfig = RolloutConfig()
     buffer: BufferConfig = BufferConfig()
