@@ -27,7 +27,8 @@ class EvaluationConfig(Section):
 
     steps: Euler steps. seed: of the noise. cfg_scale: guidance scale the model is judged with, 1 is none. guidance:
     other scales the pre-trained model is also tried with, so that a gain is compared with what guidance gives for free.
-    samples: clips shown before and after in the report.
+    samples: clips shown before and after in the report. batch: clips sampled at once. device: of the driver, which
+    scores before and after; in between, the learner scores on its own.
     """
 
     steps: int = Field(default=16, ge=1)
@@ -35,6 +36,8 @@ class EvaluationConfig(Section):
     cfg_scale: float = Field(default=1.0, gt=0)
     guidance: tuple[float, ...] = (1.5, 2.0, 3.0)
     samples: int = Field(default=6, ge=0)
+    batch: int = Field(default=64, ge=1)
+    device: str = "cpu"
 
 
 class TrainRecipe(Section):
@@ -43,9 +46,9 @@ class TrainRecipe(Section):
     name: of the run folder; made from the time when absent. data: a folder of videos (captions in captions.csv or
     sidecar .txt files), or a Parquet manifest; without it, procedural scenes. heldout_share: of a user's clips, kept
     out of training. model: the checkpoint to start from, or the folder of a release. judge: the classifier that only
-    watches. execution: precision, checkpointing and compilation, of learner and rollout alike. lora: train adapters of
-    this kind instead of the whole model. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
-    `prism features` fills it beforehand, on as many machines as there are.
+    watches. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
+    `prism features` fills it beforehand, on as many machines as there are. execution: precision, checkpointing and
+    compilation, of learner and rollout alike. lora: train such adapters instead of the whole model.
     """
 
     name: str | None = None
