@@ -60,7 +60,7 @@ class FlowMatching:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
             parameter.grad = torch.zeros_like(parameter)
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=config.lr,
             betas=config.betas,

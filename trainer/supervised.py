@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray.train
 import torch
@@ -146,7 +146,7 @@ class _Rank:
         """Resume if there is something to resume from."""
         self.saved = checkpoints.latest(self.config.checkpoints)
         if self.saved is not None:
-            self.totals = checkpoints.restore(self.saved, cast(Any, self.learner), self.config.seed).totals
+            self.totals = checkpoints.restore(self.saved, self.learner, self.config.seed).totals
         else:
             self.learner.at_version(0)
         self._require_equal_weights()
@@ -242,7 +242,7 @@ class _Rank:
         if self.ranks.rank == 0:
             self.learner.at_version(self.learner.version)
             keep = self.config.learner.keep_checkpoints
-            checkpoints.write(folder, cast(Any, self.learner), self.base, self.config.seed, self.totals, keep)
+            checkpoints.write(folder, self.learner, self.base, self.config.seed, self.totals, keep)
         self.saved = folder / checkpoints.name(self.learner.version)
         ray.train.report({"version": self.learner.version, "samples": self.totals.samples})
 

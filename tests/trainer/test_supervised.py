@@ -12,6 +12,8 @@ import torch
 from foundation.build import load_model
 from foundation.checkpoint import read_metadata, read_tensors
 from foundation.conditions import Conditions
+from foundation.execution import ExecutionConfig
+from foundation.lora import LoraConfig
 from media.features import VIDEO, FeatureError, FeatureStore
 from tests.trainer.builders import TINY, tiny_model
 from tests.trainer.features import NAMES, supervised, write_store
@@ -91,17 +93,10 @@ def test_everything_that_a_forward_pass_reads_is_trained() -> None:
 def test_passes_do_not_change_a_step() -> None:
     whole, part = FlowMatching(tiny_model(), FlowMatchingConfig(batch=6, lr=1e-3)), random_pass()
     cut = FlowMatching(tiny_model(), FlowMatchingConfig(batch=6, lr=1e-3))
-    halves = [
-        Pass(
-            part.features[s],
-            part.latents[s],
-            part.noise[s],
-            part.times[s],
-            tuple(m[s] for m in part.drop),
-            part.unseen[s],
-        )  # type: ignore[arg-type]
-        for s in (slice(0, 4), slice(4, 6))
-    ]
+    halves = []
+    for s in (slice(0, 4), slice(4, 6)):
+        drop = part.drop[0][s], part.drop[1][s], part.drop[2][s]
+        halves.append(Pass(part.features[s], part.latents[s], part.noise[s], part.times[s], drop, part.unseen[s]))
     one, two = whole.step(Batch(0, (part,))), cut.step(Batch(0, tuple(halves)))
     assert one == pytest.approx(two, rel=1e-4)
     for name, parameter in whole.parameters.items():
@@ -217,6 +212,16 @@ def test_workers_share_every_batch_and_stop_when_asked(tmp_path, ray_session) ->
         assert got["loss"] == pytest.approx(line["loss"], rel=1e-2)
         if "validation" in line:
             assert got["validation"]["loss"] == pytest.approx(line["validation"]["loss"], rel=1e-2)
+
+
+def test_adapters_alone_are_trained_and_merged_into_what_is_written(tmp_path) -> None:
+    config = supervised(tmp_path, lora=LoraConfig(rank=2, alpha=4), execution=ExecutionConfig(precision="bf16"))
+    outcome = fit(config)
+    start = load_model(config.model_path).model.state_dict()
+    made = load_model(Path(outcome.checkpoint) / checkpoints.EMA).model.state_dict()
+    changed = {name for name in start if not torch.equal(start[name], made[name])}
+    assert changed
+    assert all(".layers." in name and name.endswith("weight") for name in changed)
 
 
 def test_too_much_that_cannot_be_read_ends_training(tmp_path) -> None:
