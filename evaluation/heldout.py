@@ -21,7 +21,8 @@ class HeldOut:
     clip_ids: the scenes, in order. scenes: dimension -> (B,) scores, NaN where missing.
     total: (B,) unweighted mean over dimensions, NaN when any of them is missing.
     missing: dimension -> {clip id: reason}. measured: dimension -> what the scorer found per scene, if asked for.
-    waveforms: (B, 2, S), if asked for. watched: dimension -> (B,) independent measures of these sounds, if asked for.
+    waveforms: (2, S) each, if asked for; one (B, 2, S) array where they are equally long. watched: dimension -> (B,)
+    independent measures of these sounds, if asked for.
     """
 
     clip_ids: tuple[str, ...]
@@ -29,7 +30,7 @@ class HeldOut:
     total: np.ndarray
     missing: dict[str, dict[str, str]] = field(default_factory=dict)
     measured: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    waveforms: np.ndarray | None = None
+    waveforms: Sequence[np.ndarray] | np.ndarray | None = None
     watched: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property

@@ -85,6 +85,11 @@ class Conditioning:
             on_progress(done)
         return out
 
+    def release_memory(self) -> None:
+        """Forget encoders that were loaded from a release; they are loaded again when needed."""
+        if not isinstance(self.foundation.encoder, EmbeddedEncoder):
+            self.foundation.encoder.release_memory()
+
     def _released(self, encoder: ReleasedEncoders, segment: Segment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seconds, text = segment.reference.seconds, segment.plan.join(self.template)
         path, start = segment.path, segment.start

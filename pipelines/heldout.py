@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from evaluation.heldout import HeldOut, evaluate
 from evaluation.measures import Measures, measure
@@ -82,7 +83,7 @@ class HeldOutSet:
 
     def measures(self, scored: HeldOut) -> Measures | None:
         """What is not rewarded, where the truth is known; None without it or with clips of several lengths."""
-        if not self.truthful or len(self.groups) != 1 or scored.waveforms is None:
+        if not self.truthful or not isinstance(scored.waveforms, np.ndarray):
             return None
         labels = [label for label in self.labels if label is not None]
         clean = [sound for sound in self.sounds if sound is not None]
@@ -120,17 +121,20 @@ class HeldOutSet:
         def generate(places: Sequence[int]) -> np.ndarray:
             rows = [group.places.index(place) for place in places]
             noise = [(self.config.seed, place) for place in places]
+            codec = self.foundation.codec
+            if isinstance(codec, nn.Module):
+                codec.to(next((model or self.foundation.flow).parameters()).device)
             sounds = sample_waveforms(
                 self.foundation, group.conditions[slice(rows[0], rows[-1] + 1)], group.frames, noise,
                 self.config.steps, guidance, model,
             )  # fmt: skip
-            return sounds.numpy()
+            return sounds.cpu().numpy()
 
         references = [self.references[place] for place in group.places]
         watch = self._watch if guidance == self.config.cfg_scale else None
         return evaluate(
             generate, group.places, references, self.scorers, self.foundation.codec.sample_rate,
-            batch=64, detail=detail, keep_waveforms=True, watch=watch,
+            batch=self.config.batch, detail=detail, keep_waveforms=True, watch=watch,
         )  # fmt: skip
 
     def _watch(self, waveforms: np.ndarray, places: Sequence[int]) -> dict[str, np.ndarray]:
@@ -145,12 +149,16 @@ def _edge(scorers: Mapping[str, Scorer]) -> Edge:
 
 
 def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
-    """Several lengths put back into one order; their sounds cannot be stacked and are left out."""
+    """Several groups put back into one order."""
     order = np.argsort(places)
     merged = parts[0]
     names = merged.scenes
     ids = [clip for p in parts for clip in p.clip_ids]
     measured = {n: [m for p in parts for m in p.measured.get(n, [])] for n in names}
+    sounds = [sound for p in parts for sound in (p.waveforms if p.waveforms is not None else ())]
+    ordered = [sounds[k] for k in order] if sounds else None
+    if ordered and len({sound.shape for sound in ordered}) == 1:
+        ordered = np.stack(ordered)
     return replace(
         merged,
         clip_ids=tuple(ids[k] for k in order),
@@ -158,6 +166,6 @@ def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
         total=np.concatenate([p.total for p in parts])[order],
         missing={n: {c: r for p in parts for c, r in p.missing.get(n, {}).items()} for n in names},
         measured={n: [rows[k] for k in order] for n, rows in measured.items() if rows},
-        waveforms=None,
+        waveforms=ordered,
         watched={n: np.concatenate([p.watched[n] for p in parts])[order] for n in merged.watched},
     )

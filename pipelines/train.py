@@ -15,15 +15,18 @@ from typing import Any
 import ray
 import torch
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from actors.coordinator import RunPlan
 from actors.generator import load_generator
 from actors.launch import ActorNames, RunActors, launch
+from actors.messages import Prompt
 from cluster.session import ray_session
 from evaluation.heldout import HeldOut
 from evaluation.live import LiveView
 from evaluation.report import write_report
-from foundation.build import load_foundation
+from foundation.build import Foundation, load_foundation, load_model
+from foundation.execution import execute
 from pipelines import run_folder
 from pipelines.conditions import Conditioning
 from pipelines.data import TrainingData, training_data
@@ -133,20 +136,17 @@ def _run(
             # the clips are prepared.
             replicas = launch_rewards(recipe.rewards, names.namespace)
             torch.set_num_threads(recipe.learner.torch_threads)
-            foundation = load_foundation(model_path)
+            foundation = load_foundation(model_path, recipe.evaluation.device)
+            execute(foundation.flow, recipe.execution)
             data = training_data(recipe, foundation, console)
             for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             judge = Judge.load(find(recipe.judge, "judge"))
-            conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
-            held = HeldOutSet(
-                foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning
-            )
+            held, found = _encoded(recipe, foundation, data, judge, console)
             for note in held.notes:
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             monitor = Monitor(held, folder.path)
             before = _before(monitor, folder, data, resume)
-            found = conditioning.prompts(data.prompts)
             await_ready(replicas)
             actors = _launch(recipe, folder, names, str(model_path), found)
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
@@ -156,6 +156,26 @@ def _run(
         actors.stop()
         stop_rewards(replicas)
     _finish(recipe, folder, outcome, books, monitor, before, data, watch, console)
+
+
+def _encoded(
+    recipe: TrainRecipe, foundation: Foundation, data: TrainingData, judge: Judge, console: Console
+) -> tuple[HeldOutSet, list[Prompt]]:
+    """The held-out clips and the prompts with their conditions; encoders that took memory are gone afterwards."""
+    conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = [progress.add_task(f"encode {name}", total=None) for name in ("held-out clips", "prompts")]
+        counts = [partial(_count, progress, task) for task in tasks]
+        held = HeldOutSet(
+            foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning, counts[0]
+        )
+        found = conditioning.prompts(data.prompts, counts[1])
+    conditioning.release_memory()
+    return held, found
+
+
+def _count(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
 
 
 def _before(monitor: Monitor, folder: RunFolder, data: TrainingData, resume: bool) -> dict[str, Any]:
@@ -201,6 +221,9 @@ def _launch(recipe: TrainRecipe, folder: RunFolder, names: ActorNames, model: st
         recipe.algorithm,
         "cuda" if recipe.rollout.num_gpus else "cpu",
         recipe.rollout.torch_threads,
+        recipe.execution,
+        recipe.lora,
+        recipe.rollout.samples_per_decode,
     )
     saved = checkpoints.latest(folder.path / "checkpoints")
     base = checkpoints.read_state(saved).totals.ledger() if saved else None
@@ -232,6 +255,8 @@ def _loop(
         learner=recipe.learner,
         reward_weights=recipe.rewards.weights,
         max_staleness=recipe.rollout.max_staleness,
+        execution=recipe.execution,
+        lora=recipe.lora,
         evaluate=monitor,
         on_iteration=view.update,
         stop=stop,
@@ -257,8 +282,8 @@ def _finish(
     console: Console,
 ) -> None:
     _publish(Path(outcome.checkpoint) / "ema.safetensors", folder.model)
-    trained = load_foundation(folder.model)
-    after = monitor.held.score(trained.flow, detail=True)
+    trained = execute(load_model(folder.model, recipe.evaluation.device).model, recipe.execution)
+    after = monitor.held.score(trained, detail=True)
     monitor.held.save_samples(folder.path, "after", after, data.heldout)
     measures, watched = monitor.held.measures(after), monitor.summary(before, after, outcome.version)
     write_summary(recipe, folder, outcome, books, before, after, measures, watched, watch.stages, watch.total, console)
@@ -283,5 +308,5 @@ def _cpus(recipe: TrainRecipe) -> float:
 
 def _gpus(recipe: TrainRecipe) -> float:
     rewards = sum(s.num_gpus * s.replicas for s in recipe.rewards.scorers.values())
-    learners = recipe.learner.num_workers if recipe.learner.use_gpu else 0
+    learners = recipe.learner.num_workers * recipe.learner.gpus_per_worker if recipe.learner.use_gpu else 0
     return rewards + recipe.rollout.workers * recipe.rollout.num_gpus + learners
