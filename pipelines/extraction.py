@@ -18,7 +18,7 @@ from pydantic import Field
 from foundation.errors import CheckpointError
 from media.errors import MediaError
 from media.features import FeatureStore
-from media.parts import make_row
+from media.parts import Stored, make_row
 from media.stretches import Stretch
 from pipelines.extractor import Extractor
 from settings import PrismError, Section
@@ -34,13 +34,14 @@ class PlacementConfig(Section):
     """Where an extractor runs.
 
     workers: processes. num_cpus, num_gpus: of each; several can share a GPU, so that one decodes while another
-    computes. batch: stretches per written file.
+    computes. batch: stretches per written file. dtype: in which values are stored; those that do not fit are refused.
     """
 
     workers: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, gt=0)
     num_gpus: float = Field(default=0.0, ge=0)
     batch: int = Field(default=16, ge=1)
+    dtype: Stored = "float16"
 
 
 class PatienceConfig(Section):
@@ -67,10 +68,12 @@ class Status:
 class Worker:
     """A Ray Data actor that holds one loaded extractor."""
 
-    def __init__(self, root: str, extractor: Extractor, deadline_s: float):
+    def __init__(self, root: str, extractor: Extractor, dtype: Stored, deadline_s: float):
         import ray
 
-        self._store, self._extractor, self._deadline_s = FeatureStore(root), extractor, deadline_s
+        self._store, self._extractor = FeatureStore(root), extractor
+        self._dtype: Stored = dtype
+        self._deadline_s = deadline_s
         self._reborn = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         extractor.load()
 
@@ -85,12 +88,12 @@ class Worker:
         for key in todo:
             try:
                 with _deadline(self._deadline_s):
-                    rows[key] = _checked(extractor, key, extractor.rows(keyed[key]))
+                    rows[key] = _checked(extractor, key, extractor.rows(keyed[key]), self._dtype)
             except Exception as error:
                 statuses[key] = Status(key, _reason(error), isinstance(error, CheckpointError))
                 if statuses[key].fatal:
                     break
-        self._store.write(extractor.identity, rows, extractor.dtype)
+        self._store.write(extractor.identity, rows, self._dtype)
         return {name: [getattr(status, name) for status in statuses.values()] for name in ("key", "reason", "fatal")}
 
 
@@ -147,7 +150,7 @@ def _pass(
         workers = min(placement.workers, math.ceil(len(stretches) / per_block))
         job = rows.map_batches(
             Worker,
-            fn_constructor_args=(root, extractor, patience.stretch_s),
+            fn_constructor_args=(root, extractor, placement.dtype, patience.stretch_s),
             batch_size=batch,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2 if batch > 1 else 1),
@@ -229,12 +232,12 @@ def _unpack(text: str) -> Stretch:
     return Stretch(**json.loads(text))
 
 
-def _checked(extractor: Extractor, key: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _checked(extractor: Extractor, key: str, arrays: dict[str, np.ndarray], dtype: Stored) -> dict[str, np.ndarray]:
     """Arrays that can be stored; raises here, where it costs one stretch, not the batch."""
     if set(arrays) != set(extractor.names):
         raise PrismError(f"{extractor.name} gave {', '.join(arrays) or 'nothing'}, not {', '.join(extractor.names)}.")
     for name, array in arrays.items():
-        make_row(key, name, array, extractor.dtype)
+        make_row(key, name, array, dtype)
     return arrays
 
 

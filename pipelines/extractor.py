@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from media.parts import Stored
 from media.stretches import Stretch
 
 
@@ -13,12 +12,11 @@ class Extractor(ABC):
     """Computes arrays of a stretch of video. Made on the driver, sent to the workers by pickle, loaded there.
 
     A new constant for a reward is one subclass, given to `pipelines.features.extract`.
-    name: what the progress bar and errors call it. names: of the arrays that `rows` gives. dtype: how they are stored.
+    name: what the progress bar and errors call it. names: of the arrays that `rows` gives.
     """
 
     name: ClassVar[str]
     names: ClassVar[tuple[str, ...]]
-    dtype: ClassVar[Stored] = "float16"
 
     @property
     @abstractmethod

@@ -53,14 +53,15 @@ class FeaturesRecipe(Section):
 
     data: a folder of videos, or a Parquet clip table. release: the released model's folder. store: a folder, or a URL
     such as s3://bucket/features. seconds: of the model's clips; a longer video becomes several stretches, of which the
-    last ends where the video ends. weights: type of the encoders' weights. max_tokens: longer texts are cut. compact:
-    merge small files at the end.
+    last ends where the video ends. texts: what is encoded of a clip's texts. weights: type of the encoders' weights.
+    max_tokens: longer texts are cut. compact: merge small files at the end.
     """
 
     data: Path | None = None
     release: Path | None = None
     store: str = "runs/.cache/features"
     seconds: float = Field(default=9.0, gt=0)
+    texts: tuple[Literal["plan", "caption"], ...] = ("plan", "caption")
     weights: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: int | None = Field(default=None, ge=1)
     compact: bool = True
@@ -204,7 +205,9 @@ def _stage(
     console: Console,
 ) -> None:
     began = time.monotonic()
-    keyed = {extractor.key(s): s for s in reversed(stretches) if s.text or not isinstance(extractor, T5GemmaFeatures)}
+    if isinstance(extractor, T5GemmaFeatures):
+        stretches = _texts(recipe, stretches)
+    keyed = {extractor.key(stretch): stretch for stretch in reversed(stretches)}
     todo = store.missing(extractor.identity, reversed(keyed), extractor.names)
     stage = summary.stages[extractor.name] = StageSummary(extractor.identity, there=len(keyed) - len(todo))
     failures: list[Failure] = []
@@ -229,6 +232,12 @@ def _stage(
         f"{extractor.identity:<28} {stage.done} computed, {stage.there} already there, {stage.failed} failed{rate}",
         highlight=False,
     )
+
+
+def _texts(recipe: FeaturesRecipe, stretches: Sequence[Stretch]) -> list[Stretch]:
+    """The texts to encode: of the plans, as generation needs them, and the captions, as pre-training does."""
+    plans = [s for s in stretches if s.text and "plan" in recipe.texts]
+    return plans + [replace(s, text=s.caption) for s in stretches if s.caption and "caption" in recipe.texts]
 
 
 def _with_texts(

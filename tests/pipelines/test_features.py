@@ -4,6 +4,7 @@ import _thread
 import io
 import pickle
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from cot_service.build import build_planner
-from media.features import AUDIO, AUDIO_SCALE, SYNC, TEXT, VIDEO, VIDEO_GLOBAL, FeatureStore
+from media.features import AUDIO, AUDIO_SCALE, SYNC, TEXT, VIDEO, VIDEO_GLOBAL, FeatureStore, text_id
 from media.manifest import scan_folder, write_manifest
 from media.stretches import read_stretches
 from pipelines.extraction import ExtractionError, PlacementConfig
@@ -84,7 +85,10 @@ def test_videos_become_texts_and_their_features(own_videos: Path, release: Path,
     store, stretches = FeatureStore(made.store), read_stretches(made.store)
     assert store.failures() == summary.failures
     assert summary.stages["plan"].done == 6
-    assert summary.stages["t5gemma"].done == len({s.text for s in stretches})
+    captions = {s.caption for s in stretches if s.caption}
+    assert captions == {"A glass marble bouncing.", "A dragon."}
+    assert summary.stages["t5gemma"].done == len({s.text for s in stretches} | captions)
+    assert not store.missing(store.resolve("t5gemma"), [text_id(caption) for caption in captions])
     # The texts are those that training and generation would ask for.
     segments, _ = read_segments(scan_folder(own_videos)[0], build_planner(made.planner), made.seconds)
     assert {s.text for s in stretches} == {segment.plan.join(made.planner.template) for segment in segments}
@@ -117,7 +121,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     def interrupt() -> None:
         while not list((tmp_path / "store").rglob("part-*")):
-            pass
+            time.sleep(0.02)
         _thread.interrupt_main()
 
     thread = threading.Thread(target=interrupt, daemon=True)
