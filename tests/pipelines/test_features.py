@@ -17,14 +17,15 @@ from media.features import AUDIO, AUDIO_SCALE, SYNC, TEXT, VIDEO, VIDEO_GLOBAL, 
 from media.manifest import scan_folder, write_manifest
 from media.stretches import read_stretches
 from pipelines.extraction import ExtractionError, PlacementConfig
-from pipelines.extractors import DELAYS
+from pipelines.extractor import Extractor
+from pipelines.extractors import DELAYS, PlanTexts
 from pipelines.features import ExtractSummary, FeaturesRecipe, extract, recipe_stages, stretches_of
 from pipelines.recipe import ROOT
 from pipelines.segments import read_segments
 from settings import PrismError
 from settings.load import load
 from tests.pipelines.conftest import write_scene
-from tests.pipelines.extractors import Counting, Slow
+from tests.pipelines.extractors import Slow
 
 PLACE = PlacementConfig(num_cpus=0.5, batch=2)
 RECIPES = (ROOT / "recipes" / "prismaudio_features.yaml", ROOT / "recipes" / "debug" / "prismaudio_features.yaml")
@@ -34,7 +35,7 @@ def recipe(tmp_path: Path, data: Path, *overrides: str) -> FeaturesRecipe:
     return load(FeaturesRecipe, RECIPES[1], [f"data={data}", f"store={tmp_path / 'store'}", *overrides])
 
 
-def run(made: FeaturesRecipe, *stages: Counting) -> tuple[ExtractSummary, str]:
+def run(made: FeaturesRecipe, *stages: Extractor) -> tuple[ExtractSummary, str]:
     console = Console(file=io.StringIO(), width=160)
     summary = extract(made, console, [(stage, PLACE) for stage in stages] or None)
     assert isinstance(console.file, io.StringIO)
@@ -139,21 +140,23 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_failures_are_listed_tried_again_and_forgotten(own_videos: Path, tmp_path: Path) -> None:
+def test_a_corrupt_video_is_listed_tried_again_and_forgotten(own_videos: Path, tmp_path: Path) -> None:
     (own_videos / "broken.mp4").unlink()
-    table = tmp_path / "clips.parquet"
+    table, spoilt = tmp_path / "clips.parquet", own_videos / "clip1.mp4"
     records, _ = scan_folder(own_videos)
     write_manifest(table, [*records, replace(records[0], id="gone", uri="/nowhere.mp4", sha256="")])
-    made = recipe(tmp_path, table)
-    first, text = run(made, Counting(tmp_path / "marks", bad=("clip1",)))
+    made, whole = recipe(tmp_path, table), spoilt.read_bytes()
+    spoilt.write_bytes(whole[: len(whole) // 2])
+    first, text = run(made, PlanTexts(made.planner))
     assert {Path(f.uri).name: f.reason for f in first.failures} == {
-        "clip1.mp4": "expected a video",
+        "clip1.mp4": "the file ends before its index (an interrupted copy or recording); copy or record it again.",
         "nowhere.mp4": "cannot be read (No such file or directory); correct the clip table.",
     }
     assert "2 files have no features" in text
-    assert first.stages["counting"].failed == 2
-    second, _ = run(made, Counting(tmp_path / "marks"))
-    assert second.stages["counting"].done == 2
+    assert (first.stages["plan"].done, first.stages["plan"].failed) == (4, 2)
+    spoilt.write_bytes(whole)
+    second, _ = run(made, PlanTexts(made.planner))
+    assert (second.stages["plan"].done, second.stages["plan"].there) == (2, 4)
     assert [f.what for f in FeatureStore(made.store).failures()] == ["scan"]
 
 
