@@ -18,10 +18,10 @@ from foundation.codec import Codec
 from foundation.embedded import EmbeddedEncoder
 from foundation.errors import CheckpointError
 from foundation.model import FlowModel
+from foundation.release import EncodingConfig, Release
 from foundation.vocoder import Vocoder
 
 if TYPE_CHECKING:
-    from foundation.release import Release
     from foundation.released_encoders import ReleasedEncoders
 
 RELEASE = "release"  # in a checkpoint's `extra`: the folder of the release that training began from
@@ -69,7 +69,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Checkpoi
     if not _is_release(path):
         return checkpoint.load(path, device)
     from foundation import prismaudio
-    from foundation.release import Release
 
     release = Release.find(path)
     return Checkpoint(Path(path), prismaudio.load(release.model, device).flow, {RELEASE: str(release.folder)})
@@ -80,16 +79,19 @@ def load_codec(path: str | Path, device: torch.device | str = "cpu") -> Codec:
     release = _release_of(path)
     if release is None:
         return Vocoder().to(device)
-    from foundation.flat import read_flat
-    from foundation.oobleck import Oobleck
+    from foundation import prismaudio
 
-    return Oobleck.of(read_flat(release.vae or release.model, device)).to(device).eval()
+    return prismaudio.read_codec(release.vae or release.model, device)
 
 
-def load_foundation(path: str | Path, device: torch.device | str = "cpu") -> Foundation:
+def load_foundation(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    encoding: EncodingConfig = EncodingConfig(),  # noqa: B008  (immutable)
+) -> Foundation:
     """Everything of what `load_model` reads, in evaluation mode; encoders of a release are read when first used.
 
-    Raises CheckpointError, also when the parts do not fit each other.
+    encoding: how those run. Raises CheckpointError, also when the parts do not fit each other.
     """
     loaded, codec = load_model(path, device), load_codec(path, device)
     if codec.channels != loaded.model.config.latent_channels:
@@ -101,7 +103,7 @@ def load_foundation(path: str | Path, device: torch.device | str = "cpu") -> Fou
     if release is not None:
         from foundation.released_encoders import ReleasedEncoders
 
-        encoder = ReleasedEncoders(release, str(device))
+        encoder = ReleasedEncoders(release, device, encoding.max_tokens, getattr(torch, encoding.weights))
         return Foundation(loaded.model, encoder, codec, RELEASED_SECONDS, loaded.extra, str(path))
     encoder = EmbeddedEncoder.restored(loaded.extra, loaded.others, str(path))
     encoder.encoders.to(device)
@@ -115,14 +117,10 @@ def load_foundation(path: str | Path, device: torch.device | str = "cpu") -> Fou
 def _release_of(path: str | Path, extra: dict[str, Any] | None = None) -> Release | None:
     """The release behind a path: itself, or the one that a run's checkpoint began from."""
     if _is_release(path):
-        from foundation.release import Release
-
         return Release.find(path)
     known = checkpoint.read_metadata(path).get("extra", {}) if extra is None else extra
     if RELEASE not in known:
         return None
-    from foundation.release import Release
-
     try:
         return Release.find(known[RELEASE])
     except CheckpointError as error:

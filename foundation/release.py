@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import PositiveInt
 
 from foundation.errors import CheckpointError
 from foundation.flat import SUFFIXES
+from settings import Section
 
 MODEL = ("prismaudio.ckpt", "prismaudio.safetensors")
 VAE = ("vae.ckpt", "vae.safetensors")
@@ -15,6 +19,16 @@ DESCRIPTIONS = {
     "videoprism": "the video encoder: a folder videoprism*/ in Hugging Face layout",
     "t5gemma": "the text encoder: a folder t5gemma*/ in Hugging Face layout",
 }
+
+
+class EncodingConfig(Section):
+    """How the encoders of a release are run; features made otherwise count as another encoder's.
+
+    weights: type of their computation. max_tokens: longer texts are cut; null keeps them whole, as the released code.
+    """
+
+    weights: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_tokens: PositiveInt | None = None
 
 
 @dataclass(frozen=True)

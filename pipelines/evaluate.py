@@ -8,6 +8,8 @@ import torch
 from rich.console import Console
 
 from foundation.build import load_foundation
+from foundation.execution import execute
+from pipelines.conditions import Conditioning, feature_store
 from pipelines.data import training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.recipe import TrainRecipe, find, find_model
@@ -20,10 +22,12 @@ def evaluate(recipe_path: Path, overrides: Sequence[str], model: Path | None = N
     """Score a model, plain and with guidance; returns {"heldout", "guided", "measures"}. Raises PrismError."""
     recipe = load(TrainRecipe, recipe_path, overrides)
     torch.set_num_threads(recipe.learner.torch_threads)
-    foundation = load_foundation(find_model(model or recipe.model))
+    foundation = load_foundation(find_model(model or recipe.model), recipe.evaluation.device, recipe.encoding)
+    execute(foundation.flow, recipe.execution)
     data = training_data(recipe, foundation, Console(stderr=True))
     judge = Judge.load(find(recipe.judge, "judge"))
-    held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge)
+    conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
+    held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning)
     plain = held.score()
     measures = held.measures(plain)
     return {

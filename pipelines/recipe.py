@@ -11,7 +11,8 @@ from foundation.config import ModelConfig
 from foundation.encoders import EncoderConfig
 from foundation.execution import ExecutionConfig
 from foundation.lora import LoraConfig
-from foundation.release import is_release
+from foundation.release import EncodingConfig, is_release
+from pipelines.run_folder import RunConfig
 from rewards_service.config import RewardConfig
 from scenes.config import ScenesConfig
 from settings import PrismError, Section
@@ -40,25 +41,23 @@ class EvaluationConfig(Section):
     device: str = "cpu"
 
 
-class TrainRecipe(Section):
+class TrainRecipe(RunConfig):
     """Post-training by Fast-GRPO.
 
-    name: of the run folder; made from the time when absent. data: a folder of videos (captions in captions.csv or
-    sidecar .txt files), or a Parquet manifest; without it, procedural scenes. heldout_share: of a user's clips, kept
-    out of training. model: the checkpoint to start from, or the folder of a release. judge: the classifier that only
+    data: a folder of videos (captions in captions.csv or sidecar .txt files), or a Parquet manifest; without it,
+    procedural scenes. heldout_share: of a user's clips, kept out of training. model: the checkpoint to start from, or the folder of a release. judge: the classifier that only
     watches. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
     `prism features` fills it beforehand, on as many machines as there are. execution: precision, checkpointing and
     compilation, of learner and rollout alike. lora: train such adapters instead of the whole model.
     """
 
-    name: str | None = None
     seed: int = 0
-    runs_dir: Path = Path("runs")
     data: Path | None = None
     heldout_share: float = Field(default=0.2, gt=0, lt=1)
     model: Path = ASSETS / "embedded.safetensors"
     judge: Path = ASSETS / "judge.safetensors"
     features: str | None = None
+    encoding: EncodingConfig = EncodingConfig()
     scenes: ScenesConfig = ScenesConfig()
     planner: PlannerConfig = PlannerConfig()
     rewards: RewardConfig = RewardConfig()

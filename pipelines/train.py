@@ -1,8 +1,6 @@
 """`prism train`: from a recipe to a better model, through the distributed path."""
 
 import json
-import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -28,12 +26,12 @@ from evaluation.report import write_report
 from foundation.build import Foundation, load_foundation, load_model
 from foundation.execution import execute
 from pipelines import run_folder
-from pipelines.conditions import Conditioning
+from pipelines.conditions import Conditioning, feature_store
 from pipelines.data import TrainingData, training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.monitor import Monitor, measured
 from pipelines.recipe import TrainRecipe, find
-from pipelines.run_folder import RunFolder, feature_store
+from pipelines.run_folder import RunFolder
 from pipelines.summary import write_summary
 from rewards_service.build import build_scorers
 from rewards_service.client import RewardClient
@@ -136,7 +134,7 @@ def _run(
             # the clips are prepared.
             replicas = launch_rewards(recipe.rewards, names.namespace)
             torch.set_num_threads(recipe.learner.torch_threads)
-            foundation = load_foundation(model_path, recipe.evaluation.device)
+            foundation = load_foundation(model_path, recipe.evaluation.device, recipe.encoding)
             execute(foundation.flow, recipe.execution)
             data = training_data(recipe, foundation, console)
             for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
@@ -281,7 +279,7 @@ def _finish(
     watch: Stopwatch,
     console: Console,
 ) -> None:
-    _publish(Path(outcome.checkpoint) / "ema.safetensors", folder.model)
+    run_folder.publish(Path(outcome.checkpoint) / "ema.safetensors", folder.model)
     trained = execute(load_model(folder.model, recipe.evaluation.device).model, recipe.execution)
     after = monitor.held.score(trained, detail=True)
     monitor.held.save_samples(folder.path, "after", after, data.heldout)
@@ -292,13 +290,6 @@ def _finish(
         console.print(
             f"Stopped at iteration {outcome.version}; continue with: --resume name={folder.name}", soft_wrap=True
         )
-
-
-def _publish(source: Path, target: Path) -> None:
-    """Copy a finished file into place, whole or not at all."""
-    partial_copy = target.with_suffix(".partial")
-    shutil.copyfile(source, partial_copy)
-    os.replace(partial_copy, target)
 
 
 def _cpus(recipe: TrainRecipe) -> float:
