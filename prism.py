@@ -36,6 +36,7 @@ Overrides = Annotated[
 ]
 Caption = Annotated[str | None, typer.Option(help="What the picture shows, in words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run of this name, or the latest one.")]
 Model = Annotated[
     Path | None,
     typer.Option("--model", "-m", help="A checkpoint or a run folder; without it, the model shipped here."),
@@ -46,7 +47,7 @@ Model = Annotated[
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this name, or the latest one.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Make a model better in all four rewards; everything lands in runs/NAME."""
     from pipelines.train import train as run
@@ -140,6 +141,87 @@ def evaluate(
         _print_json(result)
     else:
         _print_evaluation(result)
+
+
+@app.command()
+def features(
+    recipe: Recipe,
+    overrides: Overrides = None,
+) -> None:
+    """Encode a folder of videos for the released model and its rewards: data=VIDEOS release=FOLDER store=URL."""
+    from pipelines.features import FeaturesRecipe, extract
+    from settings.load import load
+
+    summary = extract(load(FeaturesRecipe, recipe, overrides or []), out)
+    computed = sum(stage.done for stage in summary.stages.values())
+    out.print(f"{summary.stretches} stretches of {summary.videos} videos, {computed} features computed.")
+    if summary.failures:
+        sys.exit(1)
+
+
+Store = Annotated[str, typer.Option("--store", "-s", help="The feature store: a folder or a URL.")]
+
+
+@app.command()
+def import_features(
+    source: Annotated[Path, typer.Argument(help="A folder of official .npz files, or a memory-mapped TensorDict.")],
+    store: Store = "runs/.cache/features",
+    listed: Annotated[
+        Path | None, typer.Option("--list", help="The .txt split of .npz files, or the TSV of a TensorDict.")
+    ] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of ID.mp4, where the files' own paths do not hold.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="What the encoders are called in the store.")] = None,
+) -> None:
+    """Put features that other tools made into a store: PrismAudio's .npz files or MMAudio's memory maps."""
+    from media.features import FeatureStore
+    from pipelines.import_features import import_memmaps, import_npz
+
+    more = {"videos": videos, **({"label": label} if label else {})}
+    if (source / "meta.json").is_file():
+        summary = import_memmaps(FeatureStore(store), source, out, listed, **more)
+    else:
+        summary = import_npz(FeatureStore(store), source, out, listed, **more)
+    out.print(f"{summary.imported} clips imported, {summary.there} were there, {len(summary.failures)} failed.")
+    if summary.failures:
+        sys.exit(1)
+
+
+@app.command()
+def export_features(
+    target: Annotated[Path, typer.Argument(help="Folder for the .npz files.")],
+    store: Store = "runs/.cache/features",
+    seed: Annotated[
+        int | None, typer.Option(help="Draw the latents, as the official tools do; else their mean.")
+    ] = None,
+) -> None:
+    """Write a store's features as PrismAudio's official .npz files."""
+    from media.features import FeatureStore
+    from pipelines.export_features import export_npz
+
+    count, failures = export_npz(FeatureStore(store), target, seed=seed)
+    out.print(f"{count} files written, {len(failures)} clips lack features.")
+    for failure in failures:
+        out.print(f"[red]{escape(failure.reason)}[/red]")
+    if failures:
+        sys.exit(1)
+
+
+@app.command()
+def finetune(recipe: Recipe, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train the released model on stored features: foundation pre-training or CoT fine-tuning."""
+    from pipelines.supervise import supervise as run
+
+    _print_path(run(recipe, overrides or [], resume=resume).path)
+
+
+@app.command()
+def finetune_vae(recipe: Recipe, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Fine-tune the released autoencoder on sounds."""
+    from pipelines.finetune_vae import finetune_vae as run
+
+    _print_path(run(recipe, overrides or [], resume=resume).path)
 
 
 @app.command()

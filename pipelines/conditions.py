@@ -17,6 +17,8 @@ from foundation.embedded import EmbeddedEncoder, picture
 from media.clip import Clip
 from media.features import SYNC, TEXT, VIDEO, FeatureStore, stretch_id, text_id
 from media.manifest import sha256_of
+from pipelines.recipe import TrainRecipe
+from pipelines.run_folder import cache
 from pipelines.segments import Segment
 from scenes.schematic import describe, draw
 from scenes.world import FPS
@@ -110,6 +112,11 @@ class Conditioning:
         if self.store.missing(identity, [key], [name]):
             self.store.write(identity, {key: {name: compute()}})
         return self.store.read(identity, [key], [name])[key][name]
+
+
+def feature_store(recipe: TrainRecipe) -> FeatureStore:
+    """Where a released model's encoded clips are kept: the recipe's, or one that all runs of a folder share."""
+    return FeatureStore(recipe.features or cache(recipe) / "features")
 
 
 def features(foundation: Foundation, found: Sequence[Segment], template: str = DEFAULT_TEMPLATE) -> Conditions:

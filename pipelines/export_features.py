@@ -1,4 +1,4 @@
-"""`prism features --export`: a feature store as the official .npz files."""
+"""`prism export-features`: a feature store as the official .npz files."""
 
 import hashlib
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from pipelines import run_folder
 from pipelines.convert import LIGHTNING, convert
 from pipelines.pretrain import scene_records
 from pipelines.recipe import find
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import RunConfig, RunFolder
 from pipelines.train import StopRequest
 from scenes.config import ScenesConfig
-from settings import PrismError, Section
+from settings import PrismError
 from settings.load import load
 from trainer.autoencoder import AutoencoderConfig
 from trainer.autoencoder_loop import AutoencoderLoop, fit, started
@@ -38,19 +38,17 @@ FILES, VAE, WHOLE = "sounds.json", "vae.ckpt", "prismaudio.ckpt"
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm")
 
 
-class VaeRecipe(Section):
+class VaeRecipe(RunConfig):
     """Fine-tuning of the autoencoder.
 
-    name: of the run folder; made from the time when absent. model: a release folder, or a file that holds an
+    model: a release folder, or a file that holds an
     autoencoder. data: a folder of sounds or videos, or a Parquet manifest; without it, `scenes.pretrain` procedural
     scenes. heldout: files to measure with. whole: also write prismaudio.ckpt, the release's flow model with the new
     autoencoder. It fits at once where training.train_encoder is off; otherwise the flow model has to learn the new
     latents first. training, learner, readers: see `trainer`; learner.iterations counts steps of either side.
     """
 
-    name: str | None = None
     seed: int = 0
-    runs_dir: Path = Path("runs")
     model: Path
     data: Path | None = None
     heldout: NonNegativeInt = 16
@@ -74,14 +72,14 @@ def finetune_vae(
     console = console or Console()
     recipe = load(VaeRecipe, recipe_path, overrides)
     if resume:
-        folder = run_folder.existing(cast(Any, recipe))
+        folder = run_folder.existing(recipe)
         before = load(VaeRecipe, folder.config)
         learner = before.learner.model_copy(update={"iterations": recipe.learner.iterations})
         recipe = before.model_copy(update={"learner": learner})
     else:
         recipe = recipe.model_copy(update={"model": find(recipe.model, "release or autoencoder")})
         _require_model(recipe)
-        folder = run_folder.create(cast(Any, recipe))
+        folder = run_folder.create(recipe)
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
     torch.set_num_threads(recipe.learner.torch_threads)
     if not (folder.path / FILES).exists():
@@ -128,7 +126,7 @@ def _list_sounds(recipe: VaeRecipe, folder: RunFolder) -> None:
 def _sounds(recipe: VaeRecipe) -> list[str]:
     """Absolute paths of all sounds. Raises ManifestError when there are none."""
     if recipe.data is None:
-        count, cache = recipe.scenes.pretrain, run_folder.cache(cast(Any, recipe))
+        count, cache = recipe.scenes.pretrain, run_folder.cache(recipe)
         with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as progress:
             return [record.uri for record in scene_records("vae", count, recipe.scenes, cache, progress)]
     data = find(recipe.data, "folder of sounds")

@@ -1,4 +1,4 @@
-"""`prism import`: feature files of other tools into a feature store."""
+"""`prism import-features`: feature files of other tools into a feature store."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

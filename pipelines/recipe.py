@@ -45,10 +45,11 @@ class TrainRecipe(RunConfig):
     """Post-training by Fast-GRPO.
 
     data: a folder of videos (captions in captions.csv or sidecar .txt files), or a Parquet manifest; without it,
-    procedural scenes. heldout_share: of a user's clips, kept out of training. model: the checkpoint to start from, or the folder of a release. judge: the classifier that only
-    watches. features: folder or URL of the encoded clips of a released model (runs_dir/.cache/features when absent);
-    `prism features` fills it beforehand, on as many machines as there are. execution: precision, checkpointing and
-    compilation, of learner and rollout alike. lora: train such adapters instead of the whole model.
+    procedural scenes. heldout_share: of a user's clips, kept out of training. model: the checkpoint to start from, or
+    the folder of a release. judge: the classifier that only watches. features: folder or URL of the encoded clips of a
+    released model (runs_dir/.cache/features when absent); `prism features` fills it beforehand, on as many machines as
+    there are. encoding: how those are made. execution: precision, checkpointing and compilation, of learner and rollout
+    alike. lora: train such adapters instead of the whole model.
     """
 
     seed: int = 0

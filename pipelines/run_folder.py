@@ -2,16 +2,25 @@
 
 import os
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from media.features import FeatureStore
-from pipelines.recipe import TrainRecipe
-from settings import PrismError
+from settings import PrismError, Section
 from settings.load import dump
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class RunConfig(Section):
+    """What every recipe that makes a run folder has.
+
+    name: of the run folder; made from the time when absent. runs_dir: where run folders are.
+    """
+
+    name: str | None = None
+    runs_dir: Path = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class RunFolder:
         return self.path / "before.json"
 
 
-def create(recipe: TrainRecipe) -> RunFolder:
+def create(recipe: RunConfig) -> RunFolder:
     """A new folder with the resolved recipe in it. Raises PrismError for a bad or taken name, or no right to write."""
     name = time.strftime("%Y%m%d-%H%M%S") if recipe.name is None else recipe.name
     path = _checked(recipe, name)
@@ -71,7 +80,7 @@ def create(recipe: TrainRecipe) -> RunFolder:
     return folder
 
 
-def existing(recipe: TrainRecipe) -> RunFolder:
+def existing(recipe: RunConfig) -> RunFolder:
     """The folder of the run to resume: the one named, else the latest. Raises PrismError when there is none."""
     root = runs_root(recipe)
     path = _checked(recipe, recipe.name) if recipe.name else (root / "latest").resolve()
@@ -80,17 +89,17 @@ def existing(recipe: TrainRecipe) -> RunFolder:
     return RunFolder(path)
 
 
-def runs_root(recipe: TrainRecipe) -> Path:
+def runs_root(recipe: RunConfig) -> Path:
     """The absolute folder of all runs; actors on other processes need absolute paths."""
     return Path(os.path.abspath(recipe.runs_dir))
 
 
-def cache(recipe: TrainRecipe) -> Path:
+def cache(recipe: RunConfig) -> Path:
     """Folder of what is the same for all runs: rendered scenes and plans."""
     return runs_root(recipe) / ".cache"
 
 
-def _checked(recipe: TrainRecipe, name: str) -> Path:
+def _checked(recipe: RunConfig, name: str) -> Path:
     if not NAME.fullmatch(name) or name == "latest":
         raise PrismError(f"{name!r} is no name for a run; use letters, digits, '.', '_' and '-', and not 'latest'.")
     return runs_root(recipe) / name
@@ -104,6 +113,8 @@ def _link(path: Path) -> None:
     os.replace(temporary, path.parent / "latest")
 
 
-def feature_store(recipe: TrainRecipe) -> FeatureStore:
-    """Where a released model's encoded clips are kept: the recipe's, or one that all runs of a folder share."""
-    return FeatureStore(recipe.features or cache(recipe) / "features")
+def publish(source: Path, target: Path) -> None:
+    """Copy a finished file into place, whole or not at all."""
+    partial = target.with_suffix(".partial")
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)

@@ -1,14 +1,12 @@
 """`prism finetune`: supervised flow matching of a released model on features that `prism features` computed."""
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -29,9 +27,9 @@ from media.features import FeatureError, FeatureStore
 from media.stretches import read_stretches
 from pipelines import run_folder
 from pipelines.recipe import find_model
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import RunConfig, RunFolder
 from pipelines.train import StopRequest, Stopwatch
-from settings import PrismError, Section
+from settings import PrismError
 from settings.load import load
 from trainer.checkpoints import EMA
 from trainer.config import LearnerConfig
@@ -44,19 +42,17 @@ from trainer.supervised import EXAMPLES, SupervisedLoop, ValidationConfig, fit
 START, LEFT_OUT = "start.safetensors", "left_out.jsonl"
 
 
-class SuperviseRecipe(Section):
+class SuperviseRecipe(RunConfig):
     """Supervised training of the released model's DiT and conditioners.
 
-    name: of the run folder; made from the time when absent. init: start from the weights of `model` (a release, a
+    init: start from the weights of `model` (a release, a
     checkpoint or a run), or from new ones of the dimensions `dims`; then `model` may name the release whose encoders
     and codec made the features. features: folder or URL of the feature store. text: condition on the features of the
     plans or of the captions. heldout_share: of the clips, where the store's table has no split but "train".
     without_picture: also train on sounds that have no video features.
     """
 
-    name: str | None = None
     seed: int = 0
-    runs_dir: Path = Path("runs")
     init: Literal["released", "scratch"] = "released"
     model: Path | None = None
     dims: ModelConfig = ModelConfig.released()
@@ -86,13 +82,13 @@ def supervise(
     watch = Stopwatch()
     recipe = load(SuperviseRecipe, recipe_path, overrides)
     if resume:
-        folder = run_folder.existing(cast(Any, recipe))
+        folder = run_folder.existing(recipe)
         started = load(SuperviseRecipe, folder.config)
         learner = started.learner.model_copy(update={"iterations": recipe.learner.iterations})
         recipe = started.model_copy(update={"learner": learner})
     else:
         recipe = _absolute(recipe)
-        folder = run_folder.create(cast(Any, recipe))
+        folder = run_folder.create(recipe)
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
     torch.set_num_threads(recipe.learner.torch_threads)
     # The list is written last: a run that has it is ready to go on.
@@ -209,9 +205,7 @@ class _View:
 def _finish(
     recipe: SuperviseRecipe, folder: RunFolder, loop: SupervisedLoop, outcome: Outcome, seconds: float, console: Console
 ) -> None:
-    whole = folder.model.with_suffix(".partial")
-    shutil.copyfile(Path(outcome.checkpoint) / EMA, whole)
-    os.replace(whole, folder.model)
+    run_folder.publish(Path(outcome.checkpoint) / EMA, folder.model)
     made = load_model(folder.model)
     records = loop.journal.records()
     examples = read_examples(folder.path / EXAMPLES)

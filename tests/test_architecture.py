@@ -148,7 +148,7 @@ def test_no_module_names_clash_with_the_standard_library() -> None:
     assert not set(ROOMS) & sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
 def test_a_recipe_opens_with_what_it_is_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# "), "the first line of a recipe says in a comment what it is for"

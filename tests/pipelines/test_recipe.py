@@ -4,20 +4,39 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.features import FeaturesRecipe
+from pipelines.finetune_vae import VaeRecipe
+from pipelines.generate_recipe import GenerateRecipe
 from pipelines.recipe import ROOT, PretrainRecipe, TrainRecipe, find, find_model
+from pipelines.supervise import SuperviseRecipe
 from settings import PrismError, Section
-from settings.load import ConfigError, check, dump, load, read_yaml
+from settings.load import ConfigError, check, dump, load
 
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+SCHEMAS: dict[str, type[Section]] = {
+    "laptop": TrainRecipe,
+    "pretrain": PretrainRecipe,
+    "prismaudio": GenerateRecipe,
+    "prismaudio_features": FeaturesRecipe,
+    "prismaudio_foundation": SuperviseRecipe,
+    "prismaudio_cot": SuperviseRecipe,
+    "prismaudio_vae": VaeRecipe,
+    "prismaudio_1gpu": TrainRecipe,
+    "prismaudio_8gpu": TrainRecipe,
+    "prismaudio_multinode": TrainRecipe,
+}
 
 
-def _schema(path: Path) -> type[Section]:
-    return PretrainRecipe if "pretrain" in read_yaml(path) else TrainRecipe
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_shipped_recipe_is_valid(path: Path) -> None:
-    load(_schema(path), path)
+    load(SCHEMAS[path.stem], path)
+
+
+def test_every_stage_of_the_released_model_has_a_small_twin() -> None:
+    stages = {name for name in SCHEMAS if name.startswith("prismaudio")}
+    small = {path.stem for path in (ROOT / "recipes" / "debug").glob("*.yaml")}
+    # The three sizes of Fast-GRPO differ in numbers of processes alone and share a twin.
+    assert small == stages - {"prismaudio_8gpu", "prismaudio_multinode"}
 
 
 @pytest.mark.parametrize("schema", [TrainRecipe, PretrainRecipe])
