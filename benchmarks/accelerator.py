@@ -1,10 +1,12 @@
-"""The real-size model on one device: velocity, rollout and learner step against their bounds.
+"""The real-size model on one device: a generated clip, velocity, rollout and learner step against their bounds.
 
 Run: python -m benchmarks.accelerator --out runs/accelerator.json [--dtypes bf16 fp32] [--modes eager compile graphs]
+                                      [--presets fast official]
      python -m benchmarks.accelerator --device cpu --small --out FILE   # the code path only, in seconds
-Random weights in the released dimensions (518 M parameters), 9 s clips (194 frames), 256 text tokens. A bound is the
-larger of FLOPs over the fastest matrix product of that dtype measured here, and bytes of the weights, once per velocity
-call, over the bandwidth of a large copy measured here. Needs `foundation/`, `trainer/` and torch alone.
+Random weights in the released dimensions (518 M parameters and the autoencoder's 156 M), 9 s clips (194 frames), 256
+text tokens. A clip is everything from noise to waveform: the solver's steps and the autoencoder. A bound is the larger
+of FLOPs over the fastest matrix product of that dtype measured here, and bytes of the weights, once per velocity call,
+over the bandwidth of a large copy measured here. Needs `foundation/`, `trainer/` and torch alone.
 """
 
 import argparse
@@ -28,8 +30,12 @@ from benchmarks.machine import describe
 from foundation.conditions import Conditions
 from foundation.config import ModelConfig
 from foundation.dit import Prepared
+from foundation.execution import ExecutionConfig, Precision, execute
+from foundation.generate import SamplerConfig, sample_latents, store_reduced
 from foundation.grids import grid
 from foundation.model import FlowModel, initialise_unit_gain
+from foundation.oobleck import Oobleck
+from foundation.output import normalise_peak
 from foundation.sampling import hybrid_sample
 from settings import PrismError
 from trainer.batch import IterationBatch
@@ -47,12 +53,20 @@ ATTENTION = {
     "math": SDPBackend.MATH,
 }
 MODES = ("eager", "compile", "graphs")
+PRESETS = ("fast", "official")
+# As released, and the fewest evaluations that docs/benchmarks.md finds no worse.
+CLIPS = {
+    "released": SamplerConfig(steps=24, guidance=5.0),
+    "abm3, 12 steps": SamplerConfig(solver="abm3", steps=12, guidance=5.0),
+}
 WEIGHTS = {"first": 1.0, "second": 1.0}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Sizes. tokens: of (video, text, sync). matrix: side of the product that measures the device."""
+    """Sizes. tokens: of (video, text, sync). codec: width of the autoencoder. matrix: side of the product that measures
+    the device.
+    """
 
     config: ModelConfig
     device: torch.device
@@ -60,6 +74,7 @@ class Bench:
     tokens: tuple[int, int, int]
     prompts: int
     repeats: int
+    codec: int
     matrix: int
 
     @classmethod
@@ -67,7 +82,7 @@ class Bench:
         """The released sizes, or the smallest. Raises PrismError without a GPU unless small on a CPU was asked for."""
         if device == "cpu" and small:
             config = ModelConfig(latent_channels=4, width=32, depth=1, heads=1, video_dim=4, text_dim=4, sync_dim=4)
-            return cls(config, torch.device("cpu"), 8, (2, 3, 8), min(prompts, 2), 1, 64)
+            return cls(config, torch.device("cpu"), 8, (2, 3, 8), min(prompts, 2), 1, 2, 64)
         if device == "cpu" or small:
             raise PrismError(
                 "The real-size benchmark needs a GPU; on a CPU it would take hours and say nothing. To try the code "
@@ -78,7 +93,13 @@ class Bench:
                 f"--device {device} was asked for, but torch {torch.__version__} sees no CUDA device. Run this on a "
                 "machine with a GPU and a CUDA build of torch, or try the code path with --device cpu --small."
             )
-        return cls(ModelConfig.released(), torch.device(device), 194, (36, 256, 216), prompts, repeats, 8192)
+        return cls(ModelConfig.released(), torch.device(device), 194, (36, 256, 216), prompts, repeats, 128, 8192)
+
+    def samplers(self) -> dict[str, SamplerConfig]:
+        """How clips are generated; in one step where only the code path is tried."""
+        if self.frames == 194:
+            return CLIPS
+        return {name: config.model_copy(update={"steps": 1}) for name, config in CLIPS.items()}
 
     def model(self) -> FlowModel:
         """Random weights, none of them zero, so that no product is trivial."""
@@ -102,24 +123,30 @@ class Bench:
         ]
 
 
-def algorithm(prompts: int) -> AlgorithmConfig:
-    """Preset `fast`; reduced precision and other batch shapes move the ratio off 1, which is reported instead."""
-    return AlgorithmConfig(prompts=prompts, minibatches=1, ratio_tolerance=1e3)
+def algorithm(prompts: int, preset: str = "fast") -> AlgorithmConfig:
+    """A preset, with one optimiser step; what reduced precision moves the ratio off 1 by is reported, not refused."""
+    return AlgorithmConfig.model_validate(
+        {"preset": preset, "prompts": prompts, "minibatches": 1, "ratio_tolerance": 1e3}
+    )
 
 
 class Work:
     """Rollout and learner step of one iteration, in one precision. `velocity` may be replaced by a faster one.
 
-    In bf16 the sampler's weights are bf16 and the learner's fp32 under autocast.
+    In bf16 the matrices of the sampler's blocks are bf16, and the learner's fp32 under autocast.
     """
 
-    def __init__(self, bench: Bench, dtype: str):
-        self.bench, self.dtype = bench, DTYPES[dtype]
-        self.config = algorithm(bench.prompts)
-        self.learner = Learner(bench.model(), self.config, OptimiserConfig(lr=1e-6), WEIGHTS)
+    def __init__(self, bench: Bench, dtype: str, preset: str = "fast"):
+        self.bench, self.preset = bench, preset
+        self.config = algorithm(bench.prompts, preset)
+        execution = ExecutionConfig(precision=_precision(dtype))
+        optimiser = OptimiserConfig(lr=1e-6)
+        self.learner = Learner(bench.model(), self.config, optimiser, WEIGHTS, execution=execution)
         self.model = self.learner.model
         # A rollout worker holds its own copy, in the precision it samples with.
-        self.sampler = copy.deepcopy(self.model).requires_grad_(False).to(self.dtype)
+        self.sampler = copy.deepcopy(self.model).requires_grad_(False)
+        if dtype == "bf16":
+            store_reduced(self.sampler)
         self.inputs = bench.features()
         self.stretch = window(0, 0, self.config)
         self.velocity: Callable[[Tensor, Tensor, Prepared], Tensor] = self.sampler.velocity
@@ -129,7 +156,7 @@ class Work:
         """Of all prompts, on the device."""
         return Conditions(
             *(
-                torch.tensor(np.stack([entry[name] for entry in self.inputs]), device=self.bench.device).to(self.dtype)
+                torch.tensor(np.stack([entry[name] for entry in self.inputs]), device=self.bench.device)
                 for name in ("video", "text", "sync")
             )
         )
@@ -149,23 +176,23 @@ class Work:
     def rollout(self) -> list[Group]:
         """Groups of one iteration, with random rewards."""
         config, bench = self.config, self.bench
-        alone = self.prepared()
-        wide = {len(alone): alone, len(alone) * config.group_size: alone.tile(config.group_size)}
+        alone = self.prepared().repeat_interleave(config.noises)
+        wide = {len(alone): alone, len(alone) * config.branches: alone.tile(config.branches)}
         sigmas = grid(config.grid, config.steps)
         self.calls = 0
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             self.calls += 1
-            return self.velocity(x.to(self.dtype), sigma, wide[len(x)]).float()
+            return self.velocity(x, sigma, wide[len(x)])
 
         _, record = hybrid_sample(
-            velocity, self.states(bench.prompts), sigmas, (self.stretch.start, self.stretch.size),
-            config.transition, config.noise_level, config.group_size, None, config.tail, config.tail_steps,
+            velocity, self.states(len(alone)), sigmas, (self.stretch.start, self.stretch.size),
+            config.transition, config.noise_level, config.branches, None, config.tail, config.tail_steps,
         )  # fmt: skip
         weights = self.learner.checksums[self.learner.version]
-        # Rows are member-major, groups want members together.
+        # Rows are branch-major, groups want the members of one initial noise together.
         latents, means, log_probs = (
-            rows.unflatten(1, (config.group_size, bench.prompts)).transpose(1, 2).cpu().numpy()
+            rows.unflatten(1, (config.branches, bench.prompts, config.noises)).movedim(1, 3).flatten(2, 3).cpu().numpy()
             for rows in (record.latents, record.means, record.log_probs)
         )
         random = np.random.default_rng(0)
@@ -173,7 +200,8 @@ class Work:
             Group(
                 id=group_id(self.learner.version, place), iteration=self.learner.version, index=place,
                 clip_id=f"clip{place}", version=self.learner.version, weights_checksum=weights, window=self.stretch,
-                sigmas=sigmas, conditions=self.inputs[place], latents=np.ascontiguousarray(latents[:, place]),
+                sigmas=sigmas, noises=config.noises, conditions=self.inputs[place],
+                latents=np.ascontiguousarray(latents[:, place]),
                 means=np.ascontiguousarray(means[:, place]), log_probs=np.ascontiguousarray(log_probs[:, place]),
                 nfe_rollout=record.rows // bench.prompts,
                 rewards={name: random.random(config.group_size) for name in WEIGHTS},
@@ -187,9 +215,63 @@ class Work:
         for place, group in enumerate(groups):
             group.iteration = group.version = version
             group.id, group.weights_checksum = group_id(version, place), self.learner.checksums[version]
-        reduced = self.dtype != torch.float32
-        with torch.autocast(self.bench.device.type, self.dtype, enabled=reduced):
-            return self.learner.update(IterationBatch.of(version, groups))
+        return self.learner.update(IterationBatch.of(version, groups))
+
+
+class Clips:
+    """Generation of whole clips: the flow model in the precision it samples with, and the autoencoder in fp32."""
+
+    def __init__(self, bench: Bench, dtype: str, compiled: bool = False):
+        self.bench = bench
+        self.flow = bench.model().requires_grad_(False)
+        execute(self.flow, ExecutionConfig(precision=_precision(dtype), compile=compiled))
+        if dtype == "bf16":
+            store_reduced(self.flow)
+        with bench.device:
+            self.codec = Oobleck(bench.config.latent_channels, bench.codec).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def generate(self, config: SamplerConfig, batch: int) -> Tensor:
+        """Waveforms (B, 2, S), each at full scale."""
+        arrays = self.bench.features()[0]
+        conditions = Conditions(
+            *(
+                torch.tensor(arrays[name], device=self.bench.device).expand(batch, -1, -1)
+                for name in ("video", "text", "sync")
+            )
+        )
+        noise = torch.randn(batch, self.bench.config.latent_channels, self.bench.frames, device=self.bench.device)
+        return normalise_peak(self.codec.decode(sample_latents(self.flow, conditions, noise, config)))
+
+
+def clips(
+    bench: Bench, dtype: str, mode: str, ceiling: dict[str, float], batches: Sequence[int]
+) -> list[dict[str, Any]]:
+    """A row per sampler and batch: seconds, FLOPs and bound of one clip, peak memory of the whole batch."""
+    common = {"dtype": dtype, "mode": mode, "attention": "default", "preset": ""}
+    rows = []
+    try:
+        work = Clips(bench, dtype, compiled=mode == "compile")
+        plain = Clips(bench, dtype)
+        weights = sum(p.nbytes for module in (plain.flow, plain.codec) for p in module.parameters())
+        for name, config in bench.samplers().items():
+            tflop = teraflop(lambda c=config: plain.generate(c, 1))
+            for batch in batches:
+                _reset_peak(bench)
+                seconds = timed(lambda c=config, b=batch: work.generate(c, b), bench) / batch
+                passes = config.nfe // 2  # a guided pair reads the weights once
+                read = passes * weights / batch / 1e9 / ceiling["bandwidth"]
+                rows.append(
+                    {**common, "what": f"clip, {name}", "rows": batch, "seconds": seconds, "tflop": tflop,
+                     "bound_s": max(tflop / ceiling[dtype], read), "peak_gib": _peak(bench), "mismatch": None}
+                )  # fmt: skip
+    except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        rows.append({**common, "what": "clip", "error": _short(error)})
+    return rows
+
+
+def _precision(dtype: str) -> Precision:
+    return "bf16" if dtype == "bf16" else "fp32"
 
 
 def synchronise(device: torch.device) -> None:
@@ -264,22 +346,28 @@ class Graphs:
         return graph, state, level, result
 
 
-def measure(bench: Bench, dtype: str, mode: str, attention: str, ceiling: dict[str, float]) -> list[dict[str, Any]]:
+def measure(
+    bench: Bench, dtype: str, mode: str, attention: str, ceiling: dict[str, float], preset: str = "fast"
+) -> list[dict[str, Any]]:
     """Rows of velocity, rollout and learner step; a combination that the device refuses is one row with its error."""
-    common = {"dtype": dtype, "mode": mode, "attention": attention}
+    common = {"dtype": dtype, "mode": mode, "attention": attention, "preset": preset}
     backend = ATTENTION[attention]
     try:
         with sdpa_kernel(backend) if backend is not None else contextlib.nullcontext():
-            return [{**common, **row} for row in _rows(bench, dtype, mode, ceiling)]
+            return [{**common, **row} for row in _rows(bench, dtype, mode, ceiling, preset)]
     except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
-        return [{**common, "what": "all", "error": f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"}]
+        return [{**common, "what": "all", "error": _short(error)}]
 
 
-def _rows(bench: Bench, dtype: str, mode: str, ceiling: dict[str, float]) -> Iterator[dict[str, Any]]:
-    work = Work(bench, dtype)
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+
+
+def _rows(bench: Bench, dtype: str, mode: str, ceiling: dict[str, float], preset: str) -> Iterator[dict[str, Any]]:
+    work = Work(bench, dtype, preset)
     members, sigma = work.config.group_size, torch.tensor(0.5, device=bench.device)
-    wide, x = work.prepared(members), work.states(bench.prompts * members).to(work.dtype)
-    weight_bytes = sum(p.numel() for p in work.model.trainable().values()) * torch.finfo(work.dtype).bits / 8
+    wide, x = work.prepared(members), work.states(bench.prompts * members)
+    weight_bytes = sum(p.numel() for p in work.model.trainable().values()) * torch.finfo(DTYPES[dtype]).bits / 8
 
     def bound(tflop: float, passes: int) -> float:
         return max(tflop / ceiling[dtype], passes * weight_bytes / 1e9 / ceiling["bandwidth"])
@@ -308,15 +396,22 @@ def _rows(bench: Bench, dtype: str, mode: str, ceiling: dict[str, float]) -> Ite
 
     # Learner: forward, and backward with twice its work, each reading the weights; then gradients and optimiser.
     jobs = (("velocity", velocity, 1), ("rollout", work.rollout, calls), ("learner step", step, 3))
-    for what, call, passes in jobs:
+    for what, call, passes in jobs if preset == "fast" else jobs[1:]:
         if what == "learner step" and mode == "graphs":
             continue  # only the sampler's velocity is captured
         tflop = flops[what]
+        _reset_peak(bench)
         yield {
             "what": what, "seconds": timed(call, bench), "tflop": tflop, "bound_s": bound(tflop, passes),
-            "rows": bench.prompts * (members if what == "velocity" else 1),
+            "rows": bench.prompts * members,
             "peak_gib": _peak(bench), "mismatch": metrics.get("mismatch"),
         }  # fmt: skip
+
+
+def _reset_peak(bench: Bench) -> None:
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(bench.device)
 
 
 def _peak(bench: Bench) -> float | None:
@@ -333,6 +428,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--clips", type=int, nargs="+", default=[1, 8], help="clips generated at once")
     parser.add_argument("--attention", nargs="+", choices=list(ATTENTION), default=list(ATTENTION))
     options = parser.parse_args(arguments)
     bench = Bench.of(options.device, options.small, options.prompts, options.repeats)
@@ -341,10 +438,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for dtype in options.dtypes:
         for mode in options.modes:
-            # Backends are compared in eager mode; the other modes run with the default one.
-            for attention in options.attention if mode == "eager" else ["default"]:
-                rows += measure(bench, dtype, mode, attention, ceiling)
+            if mode != "graphs":  # alone on the device, so that the peak is that of generation
+                rows += clips(bench, dtype, mode, ceiling, options.clips)
                 print(rows[-1], flush=True)
+            # Backends are compared in eager mode with `fast`; everything else runs with the default one.
+            for preset in options.presets:
+                for attention in options.attention if mode == "eager" and preset == "fast" else ["default"]:
+                    rows += measure(bench, dtype, mode, attention, ceiling, preset)
+                    print(rows[-1], flush=True)
     found = {
         "schema": 1, "machine": describe(), "small": options.small, "ceilings": ceiling, "prompts": bench.prompts,
         "parameters": sum(p.numel() for p in bench.model().parameters()), "rows": rows,

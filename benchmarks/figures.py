@@ -159,6 +159,50 @@ def scaling(results: dict[str, Any], path: Path) -> None:
         axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
+SOLVER_TONES = {
+    "euler": "#6b7280",
+    "ab2": "#3b68d6",
+    "dpmpp2m": "#14805f",
+    "abm3": "#a13f9b",
+    "midpoint": "#bd620a",
+    "heun": "#e0a82e",
+}
+
+
+def solvers(results: dict[str, Any], path: Path) -> None:
+    """Distance to the exact latents, and held-out reward, against velocity evaluations; one column per field."""
+    panels = results["panels"]
+    with drawing(path, "What a velocity evaluation buys", (15, 6.2), nrows=2, ncols=len(panels)) as (figure, axes):
+        for column, panel in enumerate(panels):
+            upper, lower = axes[:, column]
+            upper.set_title(f"{panel['title']}, w = {panel['guidance']:g}", loc="left", size=10.5)
+            for name in dict.fromkeys(point["solver"] for point in panel["points"]):
+                points = [point for point in panel["points"] if point["solver"] == name]
+                x, tone = [point["nfe"] for point in points], SOLVER_TONES.get(name, INK)
+                upper.plot(x, [100 * point["distance"] for point in points], "o-", color=tone, lw=1.8, ms=4, label=name)
+                if panel["exact"]:
+                    lower.plot(x, [p["rewards"]["total"] for p in points], "o-", color=tone, lw=1.8, ms=4)
+            upper.set_yscale("log")
+            upper.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
+            budgets = sorted({point["nfe"] for point in panel["points"]})
+            for ax in (upper, lower):
+                ax.set_xscale("log", base=2)
+                ax.set_xticks(budgets, [f"{v:g}" for v in budgets])
+                ax.minorticks_off()
+            if panel["exact"]:
+                lower.axhline(panel["exact"]["total"], color=INK, lw=1, ls=(0, (4, 3)))
+                lower.set_xlabel("velocity evaluations")
+            else:
+                lower.set_visible(False)
+                upper.set_xlabel("velocity evaluations")
+        axes[0, 0].set_ylabel("distance to the exact latents")
+        axes[1, 0].set_ylabel("mean of the four rewards")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="upper right", ncols=len(labels), frameon=False, fontsize=9, labelcolor=MUTED
+        )
+
+
 def _line(ax: Axes, method: Method, x: np.ndarray, column: str) -> None:
     curves, tone = method.curve(column), TONES[method.name]
     # The start costs nothing and has no place on a logarithmic axis.

@@ -2,6 +2,7 @@
 
 Run: python -m benchmarks.report [--cost runs/cost.json] [--convergence runs/convergence] [--tuning runs/tuning]
                                  [--scaling runs/scaling.json] [--accelerator runs/accelerator.json]
+                                 [--solvers runs/solvers.json]
 Replaces what stands between `<!-- name -->` and `<!-- /name -->` for the results that are given; the rest stays. With
 --cost beside --convergence, wall seconds are iterations at the pace of the cost table, since convergence runs may have
 shared the machine.
@@ -75,6 +76,12 @@ def _scaling(path: Path, images: Path) -> dict[str, str]:
     return {"scaling": _where(results) + tables.scaling(results)}
 
 
+def _solvers(path: Path, images: Path) -> dict[str, str]:
+    results = _json(path)
+    figures.solvers(results, images / "benchmark-solvers.png")
+    return {"solvers": _where(results) + tables.solvers(results)}
+
+
 def _accelerator(path: Path, images: Path) -> dict[str, str]:
     results = _json(path)
     return {"accelerator": _where(results) + tables.accelerator(results)}
@@ -93,6 +100,7 @@ PARTS: dict[str, Callable[..., dict[str, str]]] = {
     "convergence": _convergence,
     "tuning": _tuning,
     "scaling": _scaling,
+    "solvers": _solvers,
     "accelerator": _accelerator,
 }
 

@@ -167,15 +167,58 @@ def accelerator(results: dict[str, Any]) -> str:
     rows = []
     for row in results["rows"]:
         if "error" in row:
-            rows.append([row["what"], row["dtype"], row["mode"], row["attention"], row["error"], "", "", "", ""])
+            rows.append([row["what"], row["preset"], row["dtype"], row["mode"], row["attention"], "", row["error"]])
+            rows[-1] += [""] * 6
             continue
+        # A clip's seconds are those of one clip, the others' of all their rows.
+        per_s = (1 if row["what"].startswith("clip") else row["rows"]) / row["seconds"]
+        peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
         rows.append(
-            [row["what"], row["dtype"], row["mode"], row["attention"], f"{row['seconds'] * 1e3:.2f}",
-             f"{row['tflop']:.2f}", f"{row['tflop'] / row['seconds']:.1f}", f"{row['bound_s'] * 1e3:.2f}",
+            [row["what"], row["preset"], row["dtype"], row["mode"], row["attention"], str(row["rows"]),
+             f"{row['seconds'] * 1e3:.2f}", f"{per_s:.1f}", peak, f"{row['tflop']:.2f}",
+             f"{row['tflop'] / row['seconds']:.1f}", f"{row['bound_s'] * 1e3:.2f}",
              f"{row['bound_s'] / row['seconds']:.0%}"]
         )  # fmt: skip
-    head = ["", "dtype", "mode", "attention", "ms", "TFLOP", "TFLOP/s", "bound, ms", "of the bound"]
+    head = [
+        "", "preset", "dtype", "mode", "attention", "samples", "ms", "samples/s", "peak, GiB", "TFLOP", "TFLOP/s",
+        "bound, ms", "of the bound",
+    ]  # fmt: skip
     return table(head, rows)
+
+
+def solvers(results: dict[str, Any]) -> str:
+    """Distance and reward of every solver at every number of evaluations, then guidance in intervals."""
+    budgets = sorted({point["nfe"] for panel in results["panels"] for point in panel["points"]})
+    rows, narrow = [], []
+    for panel in results["panels"]:
+        exact = panel["exact"]
+        title = f"{panel['title']}, w = {panel['guidance']:g}"
+        if exact:
+            title += f", exact {exact['total']:.3f}"
+        for name in dict.fromkeys(point["solver"] for point in panel["points"]):
+            found = {point["nfe"]: point for point in panel["points"] if point["solver"] == name}
+            rows.append([title, f"`{name}`", *(_solved(found.get(nfe)) for nfe in budgets)])
+            title = ""
+        for point in panel["intervals"]:
+            low, high = point["interval"]
+            rewards = point["rewards"]
+            values = [f"{rewards[n]:.3f}" for n in (*DIMENSIONS, "total")] if rewards else [""] * 5
+            title = f"{panel['title']}, w = {panel['guidance']:g}"
+            narrow.append([title, f"({low:g}, {high:g}]", str(point["steps"]), str(point["nfe"]), *values])
+    note = (
+        f"Distance to the exact latents (Heun, {results['fine']} steps) in per cent of their RMS, and the mean of the "
+        f"four rewards on {results['scenes']} held-out scenes. A guided pair counts as two evaluations."
+    )
+    text = table(["", "solver", *(f"NFE {nfe}" for nfe in budgets)], rows) + "\n\n" + note
+    head = ["guided by `dpmpp2m`", "levels", "steps", "NFE", *DIMENSIONS, "**total**"]
+    return text + ("\n\n" + table(head, narrow) if narrow else "")
+
+
+def _solved(point: dict[str, Any] | None) -> str:
+    if point is None:
+        return ""
+    rewards = f", {point['rewards']['total']:.3f}" if point["rewards"] else ""
+    return f"{100 * point['distance']:.2g} %{rewards}"
 
 
 def _needed(method: Method, goal: Method) -> list[str]:

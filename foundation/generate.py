@@ -1,13 +1,15 @@
 """Deterministic sampling of sound from conditions: what users hear and what evaluation scores."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.dit import Prepared
 from foundation.grids import inference
@@ -17,6 +19,9 @@ from foundation.sampling import group_noise
 from foundation.solvers import SOLVERS, Guidance, evaluations, integrate
 from foundation.tails import Field as VelocityField
 from settings import Section
+
+if TYPE_CHECKING:
+    from foundation.build import Foundation
 
 BATCH = 64
 
@@ -44,7 +49,7 @@ class SamplerConfig(Section):
         return name
 
     @model_validator(mode="after")
-    def _ordered(self) -> "SamplerConfig":
+    def _ordered(self) -> SamplerConfig:
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accelerator
-from benchmarks.accelerator import Bench, Work, ceilings, main, measure, teraflop
+from benchmarks import accelerator, tables
+from benchmarks.accelerator import Bench, Clips, Work, ceilings, main, measure, teraflop
+from foundation.generate import SamplerConfig
 from settings import PrismError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,12 +33,16 @@ def test_it_refuses_a_cpu_and_a_missing_gpu(monkeypatch: pytest.MonkeyPatch, tmp
 def test_small_run_writes_a_row_per_part(tmp_path: Path) -> None:
     out = tmp_path / "accelerator.json"
     small = ["--device", "cpu", "--small", "--repeats", "1", "--modes", "eager", "graphs"]
-    main(["--out", str(out), *small, "--attention", "default", "math"])
+    main(["--out", str(out), *small, "--attention", "default", "math", "--clips", "1", "2"])
     found = json.loads(out.read_text())
     done = [row for row in found["rows"] if "error" not in row]
-    assert [row["what"] for row in done] == ["velocity", "rollout", "learner step"] * 4
-    assert {(row["dtype"], row["attention"]) for row in done} == {
-        (d, a) for d in ("fp32", "bf16") for a in ("default", "math")
+    clips = ["clip, released"] * 2 + ["clip, abm3, 12 steps"] * 2
+    fast = ["velocity", "rollout", "learner step"]
+    assert [row["what"] for row in done] == [*clips, *fast, *fast, *fast[1:]] * 2
+    assert {(row["dtype"], row["attention"], row["preset"]) for row in done} == {
+        (dtype, *rest)
+        for dtype in ("fp32", "bf16")
+        for rest in (("default", ""), ("default", "fast"), ("math", "fast"), ("default", "official"))
     }
     for row in done:
         assert row["seconds"] > 0
@@ -45,7 +50,10 @@ def test_small_run_writes_a_row_per_part(tmp_path: Path) -> None:
     refused = [row for row in found["rows"] if "error" in row]
     assert [(row["mode"], row["error"]) for row in refused] == [
         ("graphs", "RuntimeError: CUDA graphs need a CUDA device")
-    ] * 2
+    ] * 4
+    lines = tables.accelerator(found).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[0].count("|") == 14
 
 
 def test_flops_by_hand(bench: Bench) -> None:
@@ -61,11 +69,24 @@ def test_flops_by_hand(bench: Bench) -> None:
     assert velocities < rows["rollout"]["tflop"] < 1.2 * velocities
 
 
-def test_the_learner_accepts_its_own_rollout(bench: Bench) -> None:
-    work = Work(bench, "fp32")
-    metrics = work.update(work.rollout())
+@pytest.mark.parametrize("preset", accelerator.PRESETS)
+def test_the_learner_accepts_its_own_rollout(bench: Bench, preset: str) -> None:
+    work = Work(bench, "fp32", preset)
+    config = work.config
+    groups = work.rollout()
+    assert groups[0].latents.shape[:2] == (config.width + 1, config.group_size)
+    metrics = work.update(groups)
     assert metrics["mismatch"] < 1e-5
-    assert metrics["nfe_trained"] == 2 * work.config.epochs
+    # A shared first step is trained once per initial noise; a guided pair counts as two.
+    pairs = 1 if config.cfg_scale == 1 else 2
+    trained = config.noises + (config.width - 1) * config.group_size
+    assert metrics["nfe_trained"] == 2 * config.epochs * trained * pairs
+
+
+def test_a_clip_is_whole_and_at_full_scale(bench: Bench) -> None:
+    made = Clips(bench, "bf16").generate(SamplerConfig(steps=2, guidance=5.0), 3)
+    assert made.shape == (3, 2, bench.frames * 2048)
+    torch.testing.assert_close(made.abs().amax((1, 2)), torch.ones(3))
 
 
 def test_it_needs_no_ray_and_no_media() -> None:
