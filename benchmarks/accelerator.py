@@ -13,10 +13,7 @@ import argparse
 import contextlib
 import copy
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.clips import clips
+from benchmarks.device import DTYPES, Bench, ceilings, peak, precision, reset_peak, short, teraflop, timed
 from benchmarks.machine import describe
 from foundation.conditions import Conditions
-from foundation.config import ModelConfig
 from foundation.dit import Prepared
-from foundation.execution import ExecutionConfig, Precision, execute
-from foundation.generate import SamplerConfig, sample_latents, store_reduced
+from foundation.execution import ExecutionConfig
+from foundation.generate import store_reduced
 from foundation.grids import grid
-from foundation.model import FlowModel, initialise_unit_gain
-from foundation.oobleck import Oobleck
-from foundation.output import normalise_peak
 from foundation.sampling import hybrid_sample
-from settings import PrismError
 from trainer.batch import IterationBatch
 from trainer.config import AlgorithmConfig, OptimiserConfig
 from trainer.group import Group, group_id
 from trainer.update import Learner
 from trainer.windows import window
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ATTENTION = {
     "default": None,
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -54,73 +46,7 @@ ATTENTION = {
 }
 MODES = ("eager", "compile", "graphs")
 PRESETS = ("fast", "official")
-# As released, and the fewest evaluations that docs/benchmarks.md finds no worse.
-CLIPS = {
-    "released": SamplerConfig(steps=24, guidance=5.0),
-    "abm3, 12 steps": SamplerConfig(solver="abm3", steps=12, guidance=5.0),
-}
 WEIGHTS = {"first": 1.0, "second": 1.0}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Sizes. tokens: of (video, text, sync). codec: width of the autoencoder. matrix: side of the product that measures
-    the device.
-    """
-
-    config: ModelConfig
-    device: torch.device
-    frames: int
-    tokens: tuple[int, int, int]
-    prompts: int
-    repeats: int
-    codec: int
-    matrix: int
-
-    @classmethod
-    def of(cls, device: str, small: bool, prompts: int, repeats: int) -> "Bench":
-        """The released sizes, or the smallest. Raises PrismError without a GPU unless small on a CPU was asked for."""
-        if device == "cpu" and small:
-            config = ModelConfig(latent_channels=4, width=32, depth=1, heads=1, video_dim=4, text_dim=4, sync_dim=4)
-            return cls(config, torch.device("cpu"), 8, (2, 3, 8), min(prompts, 2), 1, 2, 64)
-        if device == "cpu" or small:
-            raise PrismError(
-                "The real-size benchmark needs a GPU; on a CPU it would take hours and say nothing. To try the code "
-                "path without one: --device cpu --small, both together."
-            )
-        if not torch.cuda.is_available():
-            raise PrismError(
-                f"--device {device} was asked for, but torch {torch.__version__} sees no CUDA device. Run this on a "
-                "machine with a GPU and a CUDA build of torch, or try the code path with --device cpu --small."
-            )
-        return cls(ModelConfig.released(), torch.device(device), 194, (36, 256, 216), prompts, repeats, 128, 8192)
-
-    def samplers(self) -> dict[str, SamplerConfig]:
-        """How clips are generated; in one step where only the code path is tried."""
-        if self.frames == 194:
-            return CLIPS
-        return {name: config.model_copy(update={"steps": 1}) for name, config in CLIPS.items()}
-
-    def model(self) -> FlowModel:
-        """Random weights, none of them zero, so that no product is trivial."""
-        torch.manual_seed(0)
-        with self.device:
-            model = FlowModel(self.config)
-        initialise_unit_gain(model)
-        with torch.no_grad():
-            for parameter in model.trainable().values():
-                if not parameter.any():
-                    parameter.normal_(0, 0.02)
-        return model.eval()
-
-    def features(self) -> list[dict[str, np.ndarray]]:
-        """Encoder features of every prompt."""
-        random, dims = np.random.default_rng(0), (self.config.video_dim, self.config.text_dim, self.config.sync_dim)
-        sizes = dict(zip(("video", "text", "sync"), zip(self.tokens, dims, strict=True), strict=True))
-        return [
-            {name: random.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
-            for _ in range(self.prompts)
-        ]
 
 
 def algorithm(prompts: int, preset: str = "fast") -> AlgorithmConfig:
@@ -139,7 +65,7 @@ class Work:
     def __init__(self, bench: Bench, dtype: str, preset: str = "fast"):
         self.bench, self.preset = bench, preset
         self.config = algorithm(bench.prompts, preset)
-        execution = ExecutionConfig(precision=_precision(dtype))
+        execution = ExecutionConfig(precision=precision(dtype))
         optimiser = OptimiserConfig(lr=1e-6)
         self.learner = Learner(bench.model(), self.config, optimiser, WEIGHTS, execution=execution)
         self.model = self.learner.model
@@ -218,103 +144,6 @@ class Work:
         return self.learner.update(IterationBatch.of(version, groups))
 
 
-class Clips:
-    """Generation of whole clips: the flow model in the precision it samples with, and the autoencoder in fp32."""
-
-    def __init__(self, bench: Bench, dtype: str, compiled: bool = False):
-        self.bench = bench
-        self.flow = bench.model().requires_grad_(False)
-        execute(self.flow, ExecutionConfig(precision=_precision(dtype), compile=compiled))
-        if dtype == "bf16":
-            store_reduced(self.flow)
-        with bench.device:
-            self.codec = Oobleck(bench.config.latent_channels, bench.codec).eval().requires_grad_(False)
-
-    @torch.inference_mode()
-    def generate(self, config: SamplerConfig, batch: int) -> Tensor:
-        """Waveforms (B, 2, S), each at full scale."""
-        arrays = self.bench.features()[0]
-        conditions = Conditions(
-            *(
-                torch.tensor(arrays[name], device=self.bench.device).expand(batch, -1, -1)
-                for name in ("video", "text", "sync")
-            )
-        )
-        noise = torch.randn(batch, self.bench.config.latent_channels, self.bench.frames, device=self.bench.device)
-        return normalise_peak(self.codec.decode(sample_latents(self.flow, conditions, noise, config)))
-
-
-def clips(
-    bench: Bench, dtype: str, mode: str, ceiling: dict[str, float], batches: Sequence[int]
-) -> list[dict[str, Any]]:
-    """A row per sampler and batch: seconds, FLOPs and bound of one clip, peak memory of the whole batch."""
-    common = {"dtype": dtype, "mode": mode, "attention": "default", "preset": ""}
-    rows = []
-    try:
-        work = Clips(bench, dtype, compiled=mode == "compile")
-        plain = Clips(bench, dtype)
-        weights = sum(p.nbytes for module in (plain.flow, plain.codec) for p in module.parameters())
-        for name, config in bench.samplers().items():
-            tflop = teraflop(lambda c=config: plain.generate(c, 1))
-            for batch in batches:
-                _reset_peak(bench)
-                seconds = timed(lambda c=config, b=batch: work.generate(c, b), bench) / batch
-                passes = config.nfe // 2  # a guided pair reads the weights once
-                read = passes * weights / batch / 1e9 / ceiling["bandwidth"]
-                rows.append(
-                    {**common, "what": f"clip, {name}", "rows": batch, "seconds": seconds, "tflop": tflop,
-                     "bound_s": max(tflop / ceiling[dtype], read), "peak_gib": _peak(bench), "mismatch": None}
-                )  # fmt: skip
-    except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
-        rows.append({**common, "what": "clip", "error": _short(error)})
-    return rows
-
-
-def _precision(dtype: str) -> Precision:
-    return "bf16" if dtype == "bf16" else "fp32"
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(call: Callable[[], Any], bench: Bench) -> float:
-    """Median seconds of a call; the first two, which compile and allocate, do not count."""
-    for _ in range(2):
-        call()
-    found = []
-    for _ in range(bench.repeats):
-        synchronise(bench.device)
-        began = time.perf_counter()
-        call()
-        synchronise(bench.device)
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
-
-
-def teraflop(call: Callable[[], Any]) -> float:
-    """FLOPs of a call, counted operator by operator: matrix products, convolutions and attention."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        call()
-    return counter.get_total_flops() / 1e12
-
-
-def ceilings(bench: Bench) -> dict[str, float]:
-    """Measured TFLOP/s of a large product per dtype, and GB/s of a large copy (read and write counted)."""
-    found, side = {}, bench.matrix
-    for name, dtype in DTYPES.items():
-        a = torch.randn(side, side, device=bench.device, dtype=dtype)
-        b = torch.randn(side, side, device=bench.device, dtype=dtype)
-        found[name] = 2 * side**3 / timed(lambda a=a, b=b: a @ b, bench) / 1e12
-    source = torch.empty(side * side * 4, device=bench.device)
-    target = torch.empty_like(source)
-    found["bandwidth"] = 2 * source.nbytes / timed(lambda: target.copy_(source), bench) / 1e9
-    return found
-
-
 class Graphs:
     """The velocity as CUDA graphs, one per batch size, replayed on static inputs."""
 
@@ -356,11 +185,7 @@ def measure(
         with sdpa_kernel(backend) if backend is not None else contextlib.nullcontext():
             return [{**common, **row} for row in _rows(bench, dtype, mode, ceiling, preset)]
     except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
-        return [{**common, "what": "all", "error": _short(error)}]
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        return [{**common, "what": "all", "error": short(error)}]
 
 
 def _rows(bench: Bench, dtype: str, mode: str, ceiling: dict[str, float], preset: str) -> Iterator[dict[str, Any]]:
@@ -400,22 +225,12 @@ def _rows(bench: Bench, dtype: str, mode: str, ceiling: dict[str, float], preset
         if what == "learner step" and mode == "graphs":
             continue  # only the sampler's velocity is captured
         tflop = flops[what]
-        _reset_peak(bench)
+        reset_peak(bench)
         yield {
             "what": what, "seconds": timed(call, bench), "tflop": tflop, "bound_s": bound(tflop, passes),
             "rows": bench.prompts * members,
-            "peak_gib": _peak(bench), "mismatch": metrics.get("mismatch"),
+            "peak_gib": peak(bench), "mismatch": metrics.get("mismatch"),
         }  # fmt: skip
-
-
-def _reset_peak(bench: Bench) -> None:
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(bench.device)
-
-
-def _peak(bench: Bench) -> float | None:
-    return torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.device.type == "cuda" else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

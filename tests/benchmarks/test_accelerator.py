@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from benchmarks import accelerator, tables
-from benchmarks.accelerator import Bench, Clips, Work, ceilings, main, measure, teraflop
+from benchmarks.accelerator import Work, main, measure
+from benchmarks.clips import Clips
+from benchmarks.device import Bench, ceilings, teraflop
 from foundation.generate import SamplerConfig
 from settings import PrismError
 
