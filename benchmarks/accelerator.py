@@ -6,7 +6,7 @@ Run: python -m benchmarks.accelerator --out runs/accelerator.json [--dtypes bf16
 Random weights in the released dimensions (518 M parameters and the autoencoder's 156 M), 9 s clips (194 frames), 256
 text tokens. A clip is everything from noise to waveform: the solver's steps and the autoencoder. A bound is the larger
 of FLOPs over the fastest matrix product of that dtype measured here, and bytes of the weights, once per velocity call,
-over the bandwidth of a large copy measured here. Needs `foundation/`, `trainer/` and torch alone.
+over the bandwidth of a large copy measured here. Needs `foundation/`, `trainer/`, torch and diffusers alone.
 """
 
 import argparse
