@@ -71,7 +71,8 @@ def estimate(
     arguments are those of the recipe; ranks: learner workers.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    model, decoder = execute(_fake(flow.eval(), mode), execution), codec
+    model, decoder = _fake(flow.eval(), mode), codec
+    execute(model, execution.model_copy(update={"compile": False}))
     if isinstance(codec, nn.Module):
         decoder = _fake(codec, mode)
     with mode:

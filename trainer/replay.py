@@ -35,6 +35,11 @@ class Stack:
         return cls(together("latents"), together("means"), together("log_probs"), groups[0].window.start)
 
 
+@torch.compiler.assume_constant_result
+def _levels(name: str, steps: int) -> list[float]:
+    return grid(name, steps).tolist()
+
+
 @dataclass(frozen=True)
 class Step:
     """One window step of g groups with N members each.
@@ -63,7 +68,7 @@ class Replay:
         self.config = config
         self.members = stack.log_probs.shape[-1]
         self.branches = min(config.branches, self.members)
-        self.sigmas: list[float] = grid(config.grid, config.steps).tolist()
+        self.sigmas = _levels(config.grid, config.steps)
         self.prepared = model.prepare(conditions, stack.states.shape[-1], guidance)
         self.later: Tensor | None = None
         self.nfe = 0

@@ -83,7 +83,7 @@ def test_the_plan_of_a_recipe_fits_a_gpu_of_24_gb() -> None:
         inject(flow, recipe.lora),
         codec,
         recipe.algorithm,
-        execution=recipe.execution.model_copy(update={"compile": False}),
+        execution=recipe.execution,
         reference=recipe.learner.reference,
         prompts_per_task=recipe.rollout.prompts_per_task,
         samples_per_decode=recipe.rollout.samples_per_decode,
