@@ -48,8 +48,14 @@ def train(
     recipe: Recipe,
     overrides: Overrides = None,
     resume: Resume = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print how much memory each process will need.")] = False,
 ) -> None:
     """Make a model better in all four rewards; everything lands in runs/NAME."""
+    if plan:
+        from pipelines.memory_plan import plan_memory
+
+        plan_memory(recipe, overrides or [], out)
+        return
     from pipelines.train import train as run
 
     _print_path(run(recipe, overrides or [], resume=resume).path)
