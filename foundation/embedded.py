@@ -35,8 +35,9 @@ class EmbeddedEncoder:
     @torch.inference_mode()
     def __call__(self, pictures: np.ndarray, plans: Sequence[Sequence[str]]) -> Conditions:
         """Condition tensors of B clips: pictures (B, T, 32, 32) uint8 from `picture`, four plan texts each."""
-        tokens = torch.tensor([self.vocabulary.tokens(sections) for sections in plans])
-        return self.encoders(torch.from_numpy(pictures).float() / 255, tokens)
+        device = self.encoders.text.weight.device
+        tokens = torch.tensor([self.vocabulary.tokens(sections) for sections in plans], device=device)
+        return self.encoders(torch.from_numpy(pictures).to(device).float() / 255, tokens)
 
     def described(self) -> dict[str, Any]:
         """What `restored` needs beside the tensors, as plain JSON."""

@@ -82,7 +82,7 @@ class Conditioning:
         out = []
         for done, segment in enumerate(found, start=1):
             encoded = self([segment])
-            arrays = {name: getattr(encoded, name)[0].numpy() for name in ("video", "text", "sync")}
+            arrays = {name: getattr(encoded, name)[0].cpu().numpy() for name in ("video", "text", "sync")}
             out.append(Prompt(segment.id, arrays, segment.reference))
             on_progress(done)
         return out
@@ -95,7 +95,8 @@ class Conditioning:
     def _released(self, encoder: ReleasedEncoders, segment: Segment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seconds, text = segment.reference.seconds, segment.plan.join(self.template)
         path, start = segment.path, segment.start
-        stretch = stretch_id(sha256_of(path), start, seconds)
+        # A name for what is kept; without a store, reading the whole video for it would be in vain.
+        stretch = stretch_id(sha256_of(path), start, seconds) if self.store is not None else ""
         return (
             self._kept(encoder, "videoprism", VIDEO, stretch, lambda: encoder.video(path, start, seconds)),
             self._kept(encoder, "t5gemma", TEXT, text_id(text), lambda: encoder.text([text])[0]),

@@ -139,11 +139,12 @@ def test_an_evaluation_shows_rewards_measures_and_guidance(stub: Callable[[str, 
 
 def test_generate_lists_what_it_wrote(stub: Callable[[str, Stub], None]) -> None:
     def generate(videos: list[Path], caption: str | None, out_dir: Path, **options: Any) -> list[Path]:
-        assert options == {"model": None, "seed": 5, "guidance": 1.0, "steps": 16}
+        unset = dict.fromkeys(("model", "guidance", "steps", "solver", "recipe"))
+        assert options == {**unset, "seed": 5, "overrides": ["pool.workers=2"]}
         return [out_dir / video.name for video in videos]
 
     stub("pipelines.generate:generate", generate)
-    _, text = _run("generate", "a.mp4", "b.mp4", "-o", "sound", "--seed", "5")
+    _, text = _run("generate", "a.mp4", "b.mp4", "-o", "sound", "--seed", "5", "--set", "pool.workers=2")
     assert text.split() == ["sound/a.mp4", "sound/b.mp4"]
 
 

@@ -24,7 +24,6 @@ def test_adapters_need_less_than_the_whole_model(release: Path) -> None:
         assert part in one
     _, whole = printed("prismaudio_1gpu.yaml", f"model={release}", "lora=null")
     assert whole["learner"] > small["learner"]
-    assert whole["rollout"] >= small["rollout"] - 2**20
 
 
 def test_the_laptop_needs_no_gpu() -> None:
