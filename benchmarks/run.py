@@ -82,7 +82,8 @@ class Run:
     @contextmanager
     def instrumented(self) -> Iterator[None]:
         """Inside the block the model's own calls are metered too."""
-        with instrument(self.meter, self.learner.reference):
+        reference = self.learner.reference
+        with instrument(self.meter, reference.model if reference else None):
             yield
 
     def iterate(self, start: int | None = None) -> Iteration:

@@ -24,6 +24,11 @@ PLANS = [
 ]
 
 
+def encoder(of: Foundation) -> EmbeddedEncoder:
+    assert isinstance(of.encoder, EmbeddedEncoder)
+    return of.encoder
+
+
 @pytest.fixture
 def foundation() -> Foundation:
     torch.manual_seed(0)
@@ -60,7 +65,7 @@ def test_unknown_words_are_named_once() -> None:
 @pytest.mark.parametrize("length", [1, 8, 32, 40])
 def test_encoders_give_the_three_tensors_for_any_length(foundation: Foundation, length: int) -> None:
     pictures = np.zeros((2, length, 32, 32), np.uint8)
-    out = foundation.encoder(pictures, PLANS)
+    out = encoder(foundation)(pictures, PLANS)
     assert out.text.shape == (2, 16, 64)
     assert out.sync.shape == (2, 2 * length, 64)
     assert out.video.shape[0] == 2
@@ -81,16 +86,16 @@ def test_save_and_load_give_the_same_sound(foundation: Foundation, tmp_path: Pat
     path = tmp_path / "model.safetensors"
     foundation.save(path)
     again = load_foundation(path)
-    assert again.encoder.vocabulary == foundation.encoder.vocabulary
+    assert encoder(again).vocabulary == encoder(foundation).vocabulary
     assert again.extra["made"] == "here"
-    made = [sample_waveforms(f, f.encoder(pictures, PLANS[:1]), 64, [(1, 0)], steps=2) for f in (foundation, again)]
+    made = [sample_waveforms(f, encoder(f)(pictures, PLANS[:1]), 64, [(1, 0)], steps=2) for f in (foundation, again)]
     assert made[0].shape == (1, 2, 32_000)
     assert torch.equal(made[0], made[1])
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(foundation: Foundation) -> None:
     pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 32), np.uint8)
-    features = foundation.encoder(pictures, [PLANS[0]] * 3)
+    features = encoder(foundation)(pictures, [PLANS[0]] * 3)
     together = sample_waveforms(foundation, features, 64, [(1, 0), (1, 1), (1, 2)], steps=2)
     alone = sample_waveforms(foundation, features[slice(1, 2)], 64, [(1, 1)], steps=2)
     assert torch.allclose(together[1], alone[0], atol=1e-5)
