@@ -16,7 +16,7 @@ from media.audio import check_waveform
 from media.errors import NotWritable
 from media.opening import open_media, picture_stream
 from media.picture import stream_start
-from media.writing import AAC_BITS_PER_SECOND, SAMPLE_FORMATS, AudioCodec, _output, _restore_decoding_times
+from media.writing import AAC_BITS_PER_SECOND, SAMPLE_FORMATS, AudioCodec, output_container, restore_decoding_times
 
 
 def dub(
@@ -32,7 +32,7 @@ def dub(
     """
     with open_media(video_path) as source:
         stream = picture_stream(source, video_path)
-        with _output(out_path) as container:
+        with output_container(out_path) as container:
             try:
                 copy = container.add_stream_from_template(stream)
             except (av.FFmpegError, ValueError) as error:
@@ -68,7 +68,7 @@ def _pictures(source: InputContainer, stream: VideoStream, copy: VideoStream) ->
 
 
 def _released(packets: list[Packet], copy: VideoStream) -> Iterator[Packet]:
-    _restore_decoding_times(packets)
+    restore_decoding_times(packets)
     for packet in packets:
         packet.stream = copy
         yield packet

@@ -43,7 +43,7 @@ def write_clip(
         raise BadSignal(path, f"expected frames (T, H, W, 3) uint8, got {frames.shape} {frames.dtype}.")
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     rate = Fraction(fps).limit_denominator(100_000)
-    with _output(path) as container:
+    with output_container(path) as container:
         options = {"crf": str(crf), "threads": "1", "x264-params": REPRODUCIBLE}
         try:
             video = container.add_stream("libx264", rate=rate, options=options)
@@ -74,14 +74,14 @@ def mux(
     """
     with open_media(video_path) as source:
         stream = picture_stream(source, video_path)
-        with _output(out_path) as container:
+        with output_container(out_path) as container:
             try:
                 copy = container.add_stream_from_template(stream)
             except (av.FFmpegError, ValueError) as error:
                 raise NotWritable(out_path, f"cannot hold {stream.codec.name} video; name it .mkv instead.") from error
             sound = _add_sound(container, out_path, waveform, sample_rate, audio_codec)
             packets = [packet for packet in source.demux(stream) if packet.dts is not None or packet.pts is not None]
-            _restore_decoding_times(packets)
+            restore_decoding_times(packets)
             for packet in packets:
                 packet.stream = copy
             _interleave(container, packets, _encode(sound, stream_start(stream)))
@@ -114,7 +114,7 @@ def _encode(sound: tuple[AudioStream, np.ndarray, str] | None, begin: float) -> 
     return [*stream.encode(frame), *stream.encode(None)]
 
 
-def _restore_decoding_times(packets: list[Packet]) -> None:
+def restore_decoding_times(packets: list[Packet]) -> None:
     """Matroska keeps no decoding times and the reader leaves the first ones open; count back from the first known."""
     known = next((i for i, packet in enumerate(packets) if packet.dts is not None), None)
     for i in reversed(range(len(packets) if known is None else known)):
@@ -132,7 +132,7 @@ def _interleave(container: OutputContainer, *streams: list[Packet]) -> None:
 
 
 @contextmanager
-def _output(path: str | Path) -> Iterator[OutputContainer]:
+def output_container(path: str | Path) -> Iterator[OutputContainer]:
     """A container under a temporary name that takes the real one when everything went well."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

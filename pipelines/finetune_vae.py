@@ -1,8 +1,7 @@
 """`prism finetune-vae`: the released autoencoder on one's own sounds, the optional first stage of PrismAudio."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cluster.config import RayConfig
-from cluster.session import ray_session
 from foundation.flat import FLOW, VAE_PREFIXES, read_flat, vae_names, write_flat
 from foundation.release import Release
 from media.errors import ManifestError
@@ -24,6 +22,7 @@ from pipelines.convert import LIGHTNING, convert
 from pipelines.pretrain import scene_records
 from pipelines.recipe import find
 from pipelines.run_folder import RunConfig, RunFolder
+from pipelines.stage import StepsView, ray_for
 from pipelines.train import StopRequest
 from scenes.config import ScenesConfig
 from settings import PrismError
@@ -73,9 +72,7 @@ def finetune_vae(
     recipe = load(VaeRecipe, recipe_path, overrides)
     if resume:
         folder = run_folder.existing(recipe)
-        before = load(VaeRecipe, folder.config)
-        learner = before.learner.model_copy(update={"iterations": recipe.learner.iterations})
-        recipe = before.model_copy(update={"learner": learner})
+        recipe = run_folder.continued(folder, recipe)
     else:
         recipe = recipe.model_copy(update={"model": find(recipe.model, "release or autoencoder")})
         _require_model(recipe)
@@ -84,9 +81,10 @@ def finetune_vae(
     torch.set_num_threads(recipe.learner.torch_threads)
     if not (folder.path / FILES).exists():
         _list_sounds(recipe, folder)
-    with StopRequest(console).listening() as stop, _ray(recipe), _View(recipe, console) as view:
+    view = StepsView("autoencoder", recipe.learner.iterations, console)
+    with StopRequest(console).listening() as stop, ray_for(recipe.learner, recipe.ray), view:
         loop = _loop(recipe, folder)
-        outcome = fit(replace(loop, on_step=view.update, stop=stop))
+        outcome = fit(replace(loop, on_step=_Found(view).update, stop=stop))
     _finish(recipe, folder, loop, outcome, console)
     return folder
 
@@ -152,31 +150,12 @@ def _loop(recipe: VaeRecipe, folder: RunFolder) -> AutoencoderLoop:
     )
 
 
-@contextmanager
-def _ray(recipe: VaeRecipe) -> Iterator[None]:
-    """Ray for the workers; training in this process needs none."""
-    learner = recipe.learner
-    with ray_session(recipe.ray) if learner.num_workers else nullcontext() as session:
-        if session is not None:
-            session.require(*(learner.num_workers * learner.resources.get(kind, 0.0) for kind in ("CPU", "GPU")))
-        yield
+class _Found:
+    """What a step found, in a line beside the bar."""
 
-
-class _View:
-    """Progress of a run."""
-
-    def __init__(self, recipe: VaeRecipe, console: Console):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, TextColumn("{task.fields[found]}"), console=console)
-        self._task = self._progress.add_task("autoencoder", total=recipe.learner.iterations, found="")
+    def __init__(self, steps: StepsView):
+        self._steps = steps
         self._latest: dict[str, float] = {}
-
-    def __enter__(self) -> "_View":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._progress.stop()
 
     def update(self, record: dict[str, Any]) -> None:
         """Show one step."""
@@ -187,7 +166,7 @@ class _View:
         if "validation" in record:
             self._latest["held out"] = record["validation"]["spectral"]
         found = " ".join(f"{name} {value:.3f}" for name, value in self._latest.items())
-        self._progress.update(self._task, completed=record["version"], found=found)
+        self._steps.show(record["version"], found)
 
 
 def _finish(recipe: VaeRecipe, folder: RunFolder, loop: AutoencoderLoop, outcome: Outcome, console: Console) -> None:

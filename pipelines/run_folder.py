@@ -6,9 +6,11 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from settings import PrismError, Section
-from settings.load import dump
+from settings.load import dump, load
+from trainer.config import LearnerConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -16,11 +18,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class RunConfig(Section):
     """What every recipe that makes a run folder has.
 
-    name: of the run folder; made from the time when absent. runs_dir: where run folders are.
+    name: of the run folder; made from the time when absent. runs_dir: where run folders are. learner: the loop.
     """
 
     name: str | None = None
     runs_dir: Path = Path("runs")
+    learner: LearnerConfig = LearnerConfig()
+
+
+R = TypeVar("R", bound=RunConfig)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,13 @@ def existing(recipe: RunConfig) -> RunFolder:
     if not (path / "config.yaml").is_file():
         raise PrismError(f"There is no run to resume at {path}. Name one with name=..., or start without --resume.")
     return RunFolder(path)
+
+
+def continued(folder: RunFolder, recipe: R) -> R:
+    """The recipe that a run was started with; of the one given now, only the number of iterations counts."""
+    started = load(type(recipe), folder.config)
+    learner = started.learner.model_copy(update={"iterations": recipe.learner.iterations})
+    return started.model_copy(update={"learner": learner})
 
 
 def runs_root(recipe: RunConfig) -> Path:

@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +10,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.config import RayConfig
-from cluster.session import ray_session
 from evaluation.plot_losses import plot_losses
 from foundation import checkpoint
 from foundation.build import RELEASE, load_model
@@ -28,6 +25,7 @@ from media.stretches import read_stretches
 from pipelines import run_folder
 from pipelines.recipe import find_model
 from pipelines.run_folder import RunConfig, RunFolder
+from pipelines.stage import StepsView, ray_for
 from pipelines.train import StopRequest, Stopwatch
 from settings import PrismError
 from settings.load import load
@@ -83,9 +81,7 @@ def supervise(
     recipe = load(SuperviseRecipe, recipe_path, overrides)
     if resume:
         folder = run_folder.existing(recipe)
-        started = load(SuperviseRecipe, folder.config)
-        learner = started.learner.model_copy(update={"iterations": recipe.learner.iterations})
-        recipe = started.model_copy(update={"learner": learner})
+        recipe = run_folder.continued(folder, recipe)
     else:
         recipe = _absolute(recipe)
         folder = run_folder.create(recipe)
@@ -94,9 +90,10 @@ def supervise(
     # The list is written last: a run that has it is ready to go on.
     if not (folder.path / EXAMPLES).exists():
         _prepare(recipe, folder, console)
-    with StopRequest(console).listening() as stop, _ray(recipe), _View(recipe, console) as view:
+    view = StepsView("flow matching", recipe.learner.iterations, console)
+    with StopRequest(console).listening() as stop, ray_for(recipe.learner, recipe.ray), view:
         loop = _loop(recipe, folder)
-        outcome = fit(replace(loop, on_step=view.update, stop=stop))
+        outcome = fit(replace(loop, on_step=_Found(view).update, stop=stop))
     _finish(recipe, folder, loop, outcome, watch.total, console)
     return folder
 
@@ -166,31 +163,12 @@ def _loop(recipe: SuperviseRecipe, folder: RunFolder) -> SupervisedLoop:
     )
 
 
-@contextmanager
-def _ray(recipe: SuperviseRecipe) -> Iterator[None]:
-    """Ray for the workers; training in this process needs none."""
-    learner = recipe.learner
-    with ray_session(recipe.ray) if learner.num_workers else nullcontext() as session:
-        if session is not None:
-            session.require(*(learner.num_workers * learner.resources.get(kind, 0.0) for kind in ("CPU", "GPU")))
-        yield
+class _Found:
+    """What a step found, in a line beside the bar."""
 
-
-class _View:
-    """Progress of a run."""
-
-    def __init__(self, recipe: SuperviseRecipe, console: Console):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, TextColumn("{task.fields[found]}"), console=console)
-        self._task = self._progress.add_task("flow matching", total=recipe.learner.iterations, found="")
+    def __init__(self, steps: StepsView):
+        self._steps = steps
         self._validation = ""
-
-    def __enter__(self) -> "_View":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._progress.stop()
 
     def update(self, record: dict[str, Any]) -> None:
         """Show one step."""
@@ -199,7 +177,7 @@ class _View:
         rate = record["examples"] / max(sum(record["seconds"].values()), 1e-9)
         loss = "" if record["loss"] is None else f"loss {record['loss']:.4f}"
         found = f"{loss}{self._validation} lr {record['lr']:.2e} {rate:.0f} examples/s"
-        self._progress.update(self._task, completed=record["version"], found=found)
+        self._steps.show(record["version"], found)
 
 
 def _finish(

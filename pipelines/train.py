@@ -110,9 +110,7 @@ def train(
     find(recipe.model, "model")
     if resume:
         folder = run_folder.existing(recipe)
-        started = load(TrainRecipe, folder.config)
-        learner = started.learner.model_copy(update={"iterations": recipe.learner.iterations})
-        recipe = started.model_copy(update={"learner": learner})
+        recipe = run_folder.continued(folder, recipe)
     else:
         folder = run_folder.create(recipe)
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
