@@ -74,7 +74,8 @@ def write_flat(path: str | Path, tensors: Mapping[str, Tensor], key: str | None 
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         if path.suffix == ".safetensors":
-            save_file(whole, temporary, {"format": "pt", _ORDER: json.dumps(list(whole))})
+            # One entry alone: several would be written in no fixed order, and equal models would differ in their bytes.
+            save_file(whole, temporary, {_ORDER: json.dumps(list(whole))})
         else:
             with open(temporary, "wb") as file:  # a name instead would be written into the archive
                 torch.save({key: whole} if key else whole, file)

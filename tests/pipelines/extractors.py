@@ -47,6 +47,19 @@ class Slow(Counting):
         return super().rows(stretch)
 
 
+class Held(Counting):
+    """Stops after four stretches until a test lets it go on."""
+
+    def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
+        go = self.marks.with_suffix(".go")
+        while len(self.computed()) >= 4 and not go.exists():
+            time.sleep(0.02)
+        return super().rows(stretch)
+
+    def let_go(self) -> None:
+        self.marks.with_suffix(".go").touch()
+
+
 class Trouble(Counting):
     """Everything that can go wrong with one stretch, by clip."""
 

@@ -25,7 +25,7 @@ from pipelines.segments import read_segments
 from settings import PrismError
 from settings.load import load
 from tests.pipelines.conftest import write_scene
-from tests.pipelines.extractors import Slow
+from tests.pipelines.extractors import Held
 
 PLACE = PlacementConfig(num_cpus=0.5, batch=2)
 RECIPES = (ROOT / "recipes" / "prismaudio_features.yaml", ROOT / "recipes" / "debug" / "prismaudio_features.yaml")
@@ -118,7 +118,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder.mkdir()
     write_scene(folder / "long.mp4", 0, repeat=8)
     made = recipe(tmp_path, folder, "seconds=1.0")
-    extractor = Slow(tmp_path / "marks")
+    extractor = Held(tmp_path / "marks")
 
     def interrupt() -> None:
         while not list((tmp_path / "store").rglob("part-*")):
@@ -132,6 +132,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     thread.join(timeout=60)
     kept = FeatureStore(made.store).ids("counting-1")
     assert 0 < len(kept) < 16
+    extractor.let_go()
     summary, _ = run(made, extractor)
     stage = summary.stages["counting"]
     assert stage.there >= len(kept)
