@@ -48,3 +48,8 @@ def test_a_clip_is_as_long_as_the_original_makes_it(tiny: PrismAudio, rule: dict
     assert frame_count(FPS, seconds) == rule["video_frames_25fps"]
     assert frame_count(4, seconds) == rule["video_features_4fps"]
     assert 8 * visual.segments(rule["video_frames_25fps"]) == rule["sync_tokens"]
+    assert sync_length(tiny, rule["sync_tokens"]) == rule["sync_interpolated"]
+    # Where the original's two lengths differ it fails; here the velocity has the latent's length either way.
+    zeros = torch.zeros(1, rule["sync_tokens"], 4)
+    x = torch.randn(1, 4, rule["latent_frames"])
+    assert tiny.velocity(x, 0.5, tiny.conditions(zeros, zeros, zeros)).shape == x.shape
