@@ -160,7 +160,8 @@ def _encoded(
     """The held-out clips and the prompts with their conditions; encoders that took memory are gone afterwards."""
     conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = [progress.add_task(f"encode {name}", total=None) for name in ("held-out clips", "prompts")]
+        sizes = {"held-out clips": len(data.heldout), "prompts": len(data.prompts)}
+        tasks = [progress.add_task(f"encode {name}", total=size) for name, size in sizes.items()]
         counts = [partial(_count, progress, task) for task in tasks]
         held = HeldOutSet(
             foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning, counts[0]

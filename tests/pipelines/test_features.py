@@ -1,8 +1,8 @@
 """`prism features`: from videos to everything that training and rewards read."""
 
-import _thread
 import io
 import pickle
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -123,7 +123,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     def interrupt() -> None:
         while not list((tmp_path / "store").rglob("part-*")):
             time.sleep(0.02)
-        _thread.interrupt_main()
+        # A real signal, as Ctrl-C sends it: it wakes a thread that waits for a lock.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
