@@ -5,6 +5,7 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,15 @@ def test_everything_of_a_forged_release(own_videos: Path, release: Path, tmp_pat
     assert all(stage.done == stage.failed == 0 and stage.there > 0 for stage in again.stages.values())
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the suite was started in the background and ignores it."""
+    held = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, held)
+
+
+@pytest.mark.usefixtures("ray_session", "interruptible")
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
