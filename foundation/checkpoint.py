@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from foundation.config import ModelConfig
 from foundation.errors import CheckpointError
 from foundation.model import FlowModel
+from foundation.replacing import replacing
 
 FORMAT = 1
 _OWN = ("model.", "conditioner.")
@@ -122,24 +121,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         described = {"prism": json.dumps(dict(metadata), sort_keys=True)}
     except TypeError as error:
         raise CheckpointError(f"The metadata of {path} is not plain JSON: {error}") from error
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+    with replacing(path, sum(tensor.nbytes for tensor in whole.values())) as temporary:
         save_file(whole, temporary, described)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        size = sum(tensor.nbytes for tensor in whole.values())
-        raise CheckpointError(
-            f"Could not write {path} ({size} bytes): {getattr(error, 'strerror', None) or error}. Free space or choose "
-            "another folder; no partial file was left."
-        ) from error
 
 
 def read_tensors(path: str | Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -5,10 +5,8 @@ autoencoder, where it is in the file). Lightning files hold theirs under "state_
 """
 
 import json
-import os
 import pickle
 import re
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 
 from foundation.config import ModelConfig
 from foundation.errors import CheckpointError
+from foundation.replacing import replacing
 from settings import PrismError
 
 TORCH_SUFFIXES = (".ckpt", ".pth", ".pt")
@@ -68,29 +67,13 @@ def write_flat(path: str | Path, tensors: Mapping[str, Tensor], key: str | None 
         raise CheckpointError(f"Cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}.")
     whole = _owned(tensors)
     require_finite(whole, f"Refusing to write {path}")
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+    with replacing(path, sum(tensor.nbytes for tensor in whole.values())) as temporary:
         if path.suffix == ".safetensors":
             # One entry alone: several would be written in no fixed order, and equal models would differ in their bytes.
             save_file(whole, temporary, {_ORDER: json.dumps(list(whole))})
         else:
             with open(temporary, "wb") as file:  # a name instead would be written into the archive
                 torch.save({key: whole} if key else whole, file)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        size = sum(tensor.nbytes for tensor in whole.values())
-        raise CheckpointError(
-            f"Could not write {path} ({size} bytes): {getattr(error, 'strerror', None) or error}. Free space or choose "
-            "another folder; no partial file was left."
-        ) from error
 
 
 def require_finite(tensors: Mapping[str, Tensor], intent: str) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foundation import checkpoint
 from foundation.checkpoint import checksum, load, load_state, save, write_tensors
 from foundation.config import ModelConfig
 from foundation.errors import CheckpointError
@@ -136,7 +135,7 @@ def test_disk_full_leaves_the_old_file(saved: Path, small_model: FlowModel, monk
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"Could not write .*No space left.*Free space"):
         save(saved, small_model)
     assert saved.read_bytes() == before
