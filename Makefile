@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Optional package sets beside the core, see pyproject.toml: make env EXTRAS=dev,rewards
-EXTRAS ?= dev,encoders
+EXTRAS ?= dev,encoders,rewards,serve
 # Anything to pass on: make train ARGS="seed=3 name=third", make test ARGS="-k sampler"
 ARGS ?=
 

@@ -46,6 +46,18 @@ class Rewards(Protocol):
         """Scores by dimension of (G, N, 2, S) waveforms behind an object ref; members is N."""
         ...
 
+    async def scale(self, dimension: str, replicas: int, max_replicas: int | None = None) -> dict[str, int]:
+        """Another number of replicas for one dimension. Raises PrismError."""
+        ...
+
+    async def replicas(self) -> Mapping[str, Mapping[str, int]]:
+        """{"running", "wanted"} replicas of each dimension."""
+        ...
+
+    async def status(self) -> Mapping[str, Mapping[str, int]]:
+        """What is known about each dimension's replicas."""
+        ...
+
 
 @dataclass(frozen=True)
 class RunPlan:
@@ -186,6 +198,14 @@ class Coordinator:
             "buffer": await self._call(self._buffer.status.remote()),
         }
 
+    async def rewards_status(self) -> Mapping[str, Mapping[str, int]]:
+        """Replicas and calls of each reward dimension."""
+        return await self._rewards.status()
+
+    async def scale_rewards(self, dimension: str, replicas: int, max_replicas: int | None = None) -> dict[str, int]:
+        """Give a dimension another number of replicas while the run goes on. Raises RewardError."""
+        return await self._rewards.scale(dimension, replicas, max_replicas)
+
     def _admit(self) -> None:
         """Start every iteration that bounded staleness allows."""
         staleness = self._plan.rollout.max_staleness
@@ -227,7 +247,8 @@ class Coordinator:
             raise errors.exceptions[0] from None
         if not progress.groups:
             return  # the buffer tells the learner why
-        self._records[iteration] = progress.record(iteration)
+        replicas = {name: counts["running"] for name, counts in (await self._rewards.replicas()).items()}
+        self._records[iteration] = progress.record(iteration, replicas)
         self._metrics.iteration(self._records[iteration])
 
     def _send(self, iteration: int, indices: Sequence[int], work: _Work) -> None:
@@ -284,7 +305,8 @@ class Coordinator:
         progress.score(groups, scores)
         plan = self._plan
         refused = {
-            group.index: rejection(group.rewards, plan.missing) or flatness(group.rewards, plan.weights, plan.algorithm)
+            group.index: rejection(group.rewards, plan.missing, progress.gated.get(group.index, ()))
+            or flatness(group.rewards, plan.weights, plan.algorithm)
             for group in groups
         }
         progress.flat |= {group.index: group for group in groups if refused[group.index] == FLAT}
@@ -312,9 +334,10 @@ class Coordinator:
 
     def _check_missing(self, progress: Progress) -> None:
         """Called before delivery, so that the learner never trains on an iteration beyond the limit."""
-        if progress.missing_share > self._plan.max_missing_share:
+        share, worst = progress.missing_share
+        if share > self._plan.max_missing_share:
             raise CoordinatorError(
-                f"{progress.missing_share:.1%} of its scores are missing ({progress.missing}), more than "
+                f"{share:.1%} of its {worst} scores are missing ({progress.missing}), more than "
                 f"rewards.max_missing_share = {self._plan.max_missing_share:g} allows; last reason: {progress.reason}."
             )
 

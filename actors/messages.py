@@ -132,6 +132,7 @@ class IterationRecord:
     reward, reward_std: per dimension, mean over the accepted samples and mean within-group standard deviation.
     seconds: wall time with at least one rollout ("rollout") or score call ("reward") of this iteration in flight.
     staleness: iteration minus the version of the weights it was sampled with. refilled: flat groups that were replaced.
+    replicas: of each reward dimension, at the end of the iteration.
     """
 
     iteration: int
@@ -147,3 +148,4 @@ class IterationRecord:
     seconds: dict[str, float]
     resubmitted: int
     refilled: int
+    replicas: dict[str, int] = field(default_factory=dict)

@@ -16,8 +16,9 @@ class Progress:
     """What has happened so far. epoch: the buffer's rewinds so far, sent with every call about this iteration.
 
     samples_expected: of the groups the iteration ends with, one per slot. gaps: missing scores per dimension by group
-    index; reason: of one of them. flat: groups whose rewards do not vary, by index. replaced: indices of those that
-    another group stands in for; refilled: how many the buffer took note of.
+    index; reason: of one of them. gated: dimensions that say nothing about a group's prompt, by index. flat: groups
+    whose rewards do not vary, by index. replaced: indices of those that another group stands in for; refilled: how many
+    the buffer took note of.
     """
 
     epoch: int
@@ -25,6 +26,7 @@ class Progress:
     samples_expected: int
     groups: list[GroupInfo] = field(default_factory=list)
     gaps: dict[int, dict[str, int]] = field(default_factory=dict)
+    gated: dict[int, set[str]] = field(default_factory=dict)
     reason: str = ""
     flat: dict[int, GroupInfo] = field(default_factory=dict)
     replaced: set[int] = field(default_factory=set)
@@ -39,9 +41,12 @@ class Progress:
         """Give each group its row of every dimension and count what is missing."""
         for name, scored in scores.items():
             self.reason = next(iter(scored.missing.values()), self.reason)
-            for group, row in zip(groups, scored.values, strict=True):
+            for place, (group, row) in enumerate(zip(groups, scored.values, strict=True)):
                 group.rewards[name] = np.asarray(row, dtype=np.float64)
-                self.gaps.setdefault(group.index, {})[name] = int(np.isnan(row).sum())
+                gated = place in scored.gated
+                self.gaps.setdefault(group.index, {})[name] = 0 if gated else int(np.isnan(row).sum())
+                if gated:
+                    self.gated.setdefault(group.index, set()).add(name)
 
     @property
     def missing(self) -> dict[str, int]:
@@ -53,16 +58,18 @@ class Progress:
         return total
 
     @property
-    def missing_share(self) -> float:
-        """Share of all scores of the iteration's final groups that are known to be missing so far.
+    def missing_share(self) -> tuple[float, str]:
+        """The dimension that misses most, and its share of missing scores in the iteration's final groups so far.
 
         A replaced group counts neither above nor below the line. So the share can only grow while the iteration runs,
         and whether it ends too high does not depend on which task finishes first.
         """
-        missing = sum(sum(gaps.values()) for index, gaps in self.gaps.items() if index not in self.replaced)
-        return missing / (self.samples_expected * max(1, len(self.missing)))
+        kept = [gaps for index, gaps in self.gaps.items() if index not in self.replaced]
+        totals = {name: sum(gaps[name] for gaps in kept) for name in self.missing}
+        worst = max(totals, key=lambda name: totals[name], default="")
+        return totals.get(worst, 0) / self.samples_expected, worst
 
-    def record(self, iteration: int) -> IterationRecord:
+    def record(self, iteration: int, replicas: Mapping[str, int]) -> IterationRecord:
         """The summary, once every group is delivered or settled; needs at least one accepted group."""
         names = self.groups[0].rewards
         tables = {name: np.stack([group.rewards[name] for group in self.groups]) for name in names}
@@ -81,6 +88,7 @@ class Progress:
             seconds={"rollout": self.rollout.seconds, "reward": self.reward.seconds},
             resubmitted=self.resubmitted,
             refilled=self.refilled,
+            replicas=dict(replicas),
         )
 
 

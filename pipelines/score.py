@@ -36,7 +36,7 @@ def score(video: Path, audio: Path | None = None, caption: str | None = None) ->
     plan = plan_from(seen, caption)
     reference = Reference(
         video.stem, plan.semantic, clip.seconds, seen.events, seen.positions, seen.fps,
-        {"events": "picture", "positions": "picture"},
+        {"events": "picture", "positions": "picture"}, plan.join(), str(video),
     )  # fmt: skip
     entries: dict[str, Any] = {}
     for name, scorer in build_scorers().items():

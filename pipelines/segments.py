@@ -129,7 +129,7 @@ def _reference(
         origin["positions"] = "truth"
         fps = record.position_fps
         positions = tuple(record.positions[round(start * fps) : round((start + seconds) * fps)])
-    return Reference(name, plan.semantic, seconds, events, positions, fps, origin)
+    return Reference(name, plan.semantic, seconds, events, positions, fps, origin, plan.join(), record.uri, start)
 
 
 def read_segments(

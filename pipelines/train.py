@@ -33,12 +33,7 @@ from pipelines.monitor import Monitor, measured
 from pipelines.recipe import TrainRecipe, find
 from pipelines.run_folder import RunFolder
 from pipelines.summary import write_summary
-from rewards_service.build import build_scorers
-from rewards_service.client import RewardClient
-from rewards_service.config import RewardConfig
-from rewards_service.deploy import await_ready, connect
-from rewards_service.deploy import launch as launch_rewards
-from rewards_service.deploy import stop as stop_rewards
+from rewards_service import backends, remote
 from rewards_service.judge import Judge
 from settings.load import load
 from trainer import checkpoints
@@ -130,7 +125,7 @@ def _run(
             names = ActorNames(folder.name, f"{session.namespace}-{folder.name}")
             # Held until the end, since named actors live as long as somebody holds their handles; they start while
             # the clips are prepared.
-            replicas = launch_rewards(recipe.rewards, names.namespace)
+            rewards = backends.launch(recipe.rewards, names.namespace)
             torch.set_num_threads(recipe.learner.torch_threads)
             foundation = load_foundation(model_path, recipe.evaluation.device, recipe.encoding)
             execute(foundation.flow, recipe.execution)
@@ -138,24 +133,26 @@ def _run(
             for note in [*data.notes, *(f"Left out {r.path}: {r.reason}" for r in data.rejected)]:
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             judge = Judge.load(find(recipe.judge, "judge"))
-            held, found = _encoded(recipe, foundation, data, judge, console)
+            if remote.needs_replicas(recipe.rewards):
+                rewards.await_ready()  # the held-out scores ask them too
+            held, found = _encoded(recipe, foundation, data, judge, names.namespace, console)
             for note in held.notes:
                 console.print(f"[yellow]note[/yellow] {note}", highlight=False)
             monitor = Monitor(held, folder.path)
             before = _before(monitor, folder, data, resume)
-            await_ready(replicas)
+            rewards.await_ready()
             actors = _launch(recipe, folder, names, str(model_path), found)
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
         with watch.stage("rl"), LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view:
             outcome = fit(_loop(recipe, folder, names, str(model_path), monitor, view, stop))
         books = _books(actors, recipe)
         actors.stop()
-        stop_rewards(replicas)
-    _finish(recipe, folder, outcome, books, monitor, before, data, watch, console)
+        _finish(recipe, folder, outcome, books, monitor, before, data, watch, console)
+        rewards.stop()
 
 
 def _encoded(
-    recipe: TrainRecipe, foundation: Foundation, data: TrainingData, judge: Judge, console: Console
+    recipe: TrainRecipe, foundation: Foundation, data: TrainingData, judge: Judge, namespace: str, console: Console
 ) -> tuple[HeldOutSet, list[Prompt]]:
     """The held-out clips and the prompts with their conditions; encoders that took memory are gone afterwards."""
     conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
@@ -163,9 +160,8 @@ def _encoded(
         sizes = {"held-out clips": len(data.heldout), "prompts": len(data.prompts)}
         tasks = [progress.add_task(f"encode {name}", total=size) for name, size in sizes.items()]
         counts = [partial(_count, progress, task) for task in tasks]
-        held = HeldOutSet(
-            foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning, counts[0]
-        )
+        scorers = remote.scorers(recipe.rewards, namespace)
+        held = HeldOutSet(foundation, data.heldout, scorers, recipe.evaluation, judge, conditioning, counts[0])
         found = conditioning.prompts(data.prompts, counts[1])
     conditioning.release_memory()
     return held, found
@@ -224,13 +220,8 @@ def _launch(recipe: TrainRecipe, folder: RunFolder, names: ActorNames, model: st
     )
     saved = checkpoints.latest(folder.path / "checkpoints")
     base = checkpoints.read_state(saved).totals.ledger() if saved else None
-    client = partial(reward_client, recipe.rewards, names.namespace)
+    client = partial(backends.connect, recipe.rewards, names.namespace)
     return launch(names, plan, found, build, client, recipe.buffer, base)
-
-
-def reward_client(config: RewardConfig, namespace: str) -> RewardClient:
-    """A client of the deployed rewards; called inside the coordinator's process."""
-    return RewardClient(connect(config, namespace), config.deadline_s)
 
 
 def _loop(
@@ -292,11 +283,11 @@ def _finish(
 
 
 def _cpus(recipe: TrainRecipe) -> float:
-    rewards = sum(s.num_cpus * s.replicas for s in recipe.rewards.scorers.values())
+    rewards = sum(s.num_cpus * s.replicas for s in recipe.rewards.deployed.values())
     return rewards + recipe.rollout.workers * recipe.rollout.num_cpus + recipe.learner.num_workers
 
 
 def _gpus(recipe: TrainRecipe) -> float:
-    rewards = sum(s.num_gpus * s.replicas for s in recipe.rewards.scorers.values())
+    rewards = sum(s.num_gpus * s.replicas for s in recipe.rewards.deployed.values())
     learners = recipe.learner.num_workers * recipe.learner.gpus_per_worker if recipe.learner.use_gpu else 0
     return rewards + recipe.rollout.workers * recipe.rollout.num_gpus + learners

@@ -30,7 +30,6 @@ class AestheticScorer:
     narrow_hz: float = 150.0
     wide_hz: float = 2000.0
     clipped: float = 0.05
-    name: str = "aesthetic"
 
     def score(
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False

@@ -88,19 +88,39 @@ def resample(audio: Tensor, sample_rate: int, rate: int) -> Tensor:
     return torch.tensor(np.stack(out)).view(batch, channels, -1)
 
 
-def finish(batch: Batch, values: Tensor, measured: list[dict[str, Any]] | None = None) -> Scores:
-    """Scores out of (B,) values: clamped to [0, 1], 0 for silence, missing for samples that were not numbers."""
-    values = torch.where(batch.silent, 0.0, values.clamp(0.0, 1.0)).double()
+def finish(
+    batch: Batch,
+    values: Tensor,
+    measured: list[dict[str, Any]] | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    silence: float | None = None,
+    gated: dict[int, str] | None = None,
+    missing: dict[tuple[int, int], str] | None = None,
+) -> Scores:
+    """Scores out of (B,) values: clamped to the bounds, `silence` (the lower bound) for silent samples.
+
+    Missing are samples that were no numbers, values that are none, and those that are `missing` already, with its
+    reason. gated: see `Scores`.
+    """
+    low, high = bounds
+    quiet = low if silence is None else silence
+    values = torch.where(batch.silent, quiet, values.detach().cpu().double().clamp(low, high))
     values = torch.where(batch.finite, values, torch.nan)
     array = values.view(batch.groups, batch.members).numpy()
     lost = np.argwhere(~batch.finite.view(batch.groups, batch.members).numpy())
-    missing = {(int(g), int(n)): "the waveform holds NaN, Inf or absurdly large values" for g, n in lost}
+    reasons = {(int(g), int(n)): "the waveform holds NaN, Inf or absurdly large values" for g, n in lost}
+    reasons |= missing or {}
+    gated = gated or {}
+    array[list(gated)] = np.nan
+    for at in reasons:
+        array[at] = np.nan
     for g, n in np.argwhere(np.isnan(array)):
-        missing.setdefault((int(g), int(n)), "the measurement is undefined for this sound")
+        reasons.setdefault((int(g), int(n)), "the measurement is undefined for this sound")
+    reasons = {at: why for at, why in reasons.items() if at[0] not in gated}
     if measured is None:
-        return Scores(array, missing)
+        return Scores(array, reasons, gated=gated)
     for item, level, silent in zip(measured, batch.rms_db.tolist(), batch.silent.tolist(), strict=True):
         item["rms_db"] = round(level, 2)
         item["silent"] = silent
     nested = [measured[g * batch.members : (g + 1) * batch.members] for g in range(batch.groups)]
-    return Scores(array, missing, nested)
+    return Scores(array, reasons, nested, gated)

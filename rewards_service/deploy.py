@@ -1,18 +1,37 @@
-"""Starting the reward replicas as named Ray actors, and finding them again by name."""
+"""Reward replicas as named Ray actors: starting them, finding them again by name, changing their number."""
 
+import asyncio
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
 from rewards_service.actor import RewardActor
-from rewards_service.build import build_scorer
-from rewards_service.config import RewardConfig
+from rewards_service.build import bounds_of, build_scorer, environment_of
+from rewards_service.config import RewardConfig, ScorerConfig
+from rewards_service.endpoint import ActorEndpoint, Endpoint
 from rewards_service.errors import RewardError
+from rewards_service.pool import Pool
 
 Replicas = dict[str, list[ActorHandle]]
+
+
+class Deployment(Protocol):
+    """Replicas that were asked to start."""
+
+    def await_ready(self) -> None:
+        """Wait until every replica has scored once. Raises RewardError, after stopping all, when one does not."""
+        ...
+
+    def stop(self) -> None:
+        """End all replicas for good."""
+        ...
+
+
+_IDLE_POLL_S = 0.05
 
 
 def replica_name(dimension: str, index: int) -> str:
@@ -20,76 +39,149 @@ def replica_name(dimension: str, index: int) -> str:
     return f"reward-{dimension}-{index}"
 
 
-def deploy(config: RewardConfig, namespace: str | None = None, start_s: float = 120.0, threads: int = 1) -> Replicas:
-    """Start every dimension's replicas in the running Ray session and wait until each has scored once.
-
-    Raises RewardError when one does not start within `start_s` seconds, with its reason; the others are then stopped.
-    """
-    replicas = launch(config, namespace, threads)
-    await_ready(replicas, start_s)
-    return replicas
+def check(config: RewardConfig) -> None:
+    """Raise RewardConfigError for a scorer or an option that does not exist; nothing is loaded or started."""
+    for dimension, scorer in config.deployed.items():
+        build_scorer(dimension, scorer)
 
 
-def launch(config: RewardConfig, namespace: str | None = None, threads: int = 1) -> Replicas:
-    """Begin to start every dimension's replicas; `await_ready` waits for them, and other work fits in between.
+@dataclass(frozen=True)
+class ActorDeployment:
+    """Plain actors; they live as long as this is held."""
+
+    replicas: Replicas
+    start_s: float
+
+    def await_ready(self) -> None:
+        """Wait until every replica has scored once.
+
+        Raises RewardError when one has not after `start_s` seconds, with its reason; all are then stopped.
+        """
+        deadline = time.monotonic() + self.start_s
+        waiting = {handle.health.remote(): name for name, handle in _named(self.replicas)}
+        try:
+            for ref, name in waiting.items():
+                _await_start(ref, name, deadline, self.start_s)
+        except RewardError:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all replicas for good."""
+        for _, handle in _named(self.replicas):
+            ray.kill(handle, no_restart=True)
+
+
+def launch(config: RewardConfig, namespace: str | None = None) -> ActorDeployment:
+    """Begin to start every dimension's replicas; other work fits in before `await_ready`.
 
     A replica is restarted for ever; a call in flight at its death is not repeated by Ray (the client decides).
-    Raises RewardConfigError for a wrong option, before any process starts.
+    Raises RewardConfigError for a wrong option, before any process starts, and RewardError when a scorer's own
+    environment cannot be made.
     """
-    for dimension, scorer in config.scorers.items():
-        build_scorer(dimension, scorer)
-    replicas: Replicas = {}
-    for dimension, scorer in config.scorers.items():
-        replicas[dimension] = [
-            _remote(scorer.num_cpus, scorer.num_gpus, replica_name(dimension, index), namespace).remote(
-                dimension, scorer, threads
-            )
-            for index in range(scorer.replicas)
-        ]
-    return replicas
+    check(config)
+    replicas = {
+        dimension: [start(dimension, scorer, config, index, namespace) for index in range(scorer.replicas)]
+        for dimension, scorer in config.deployed.items()
+    }
+    return ActorDeployment(replicas, config.start_s)
 
 
-def await_ready(replicas: Replicas, start_s: float = 120.0) -> None:
-    """Wait until every replica has scored once.
+def start(
+    dimension: str, scorer: ScorerConfig, config: RewardConfig, index: int, namespace: str | None = None
+) -> ActorHandle:
+    """Begin to start one replica."""
+    options: dict[str, Any] = actor_options(dimension, scorer, config)
+    options |= {"name": replica_name(dimension, index), "max_restarts": -1, "max_task_retries": 0}
+    if namespace:
+        options["namespace"] = namespace
+    remote: Any = ray.remote(RewardActor).options(**options)
+    return remote.remote(dimension, scorer.model_dump_json())
 
-    Raises RewardError when one has not after `start_s` seconds, with its reason; all are then stopped.
-    """
-    deadline = time.monotonic() + start_s
-    waiting = {handle.health.remote(): name for name, handle in _named(replicas)}
-    try:
-        for ref, name in waiting.items():
-            _await_start(ref, name, deadline, start_s)
-    except RewardError:
-        stop(replicas)
-        raise
+
+def actor_options(dimension: str, scorer: ScorerConfig, config: RewardConfig) -> dict[str, Any]:
+    """What a replica asks Ray for: its shares of the machine, and its own packages if it has any."""
+    options: dict[str, Any] = {"num_cpus": scorer.num_cpus, "num_gpus": scorer.num_gpus}
+    environment = environment_of(dimension, scorer)
+    if environment is not None:
+        options["runtime_env"] = environment.runtime_env(config.packages, scorer.image)
+    return options
 
 
 def connect(config: RewardConfig, namespace: str | None = None) -> Replicas:
-    """The replicas that `deploy` started, by name. Raises RewardError when one does not exist."""
+    """The replicas there are, by name. Raises RewardError when a dimension has none."""
     replicas: Replicas = {}
-    for dimension, scorer in config.scorers.items():
-        try:
-            names = [replica_name(dimension, index) for index in range(scorer.replicas)]
-            replicas[dimension] = [ray.get_actor(name, namespace=namespace) for name in names]
-        except ValueError as error:
-            raise RewardError(f"No {dimension} reward is running here ({error}); deploy the rewards first.") from error
+    for dimension in config.deployed:
+        replicas[dimension] = found = []
+        while (handle := _find(replica_name(dimension, len(found)), namespace)) is not None:
+            found.append(handle)
+        if not found:
+            raise RewardError(f"No {dimension} reward is running in {namespace!r}; deploy the rewards first.")
     return replicas
 
 
-def stop(replicas: Replicas) -> None:
-    """End all replicas for good."""
-    for _, handle in _named(replicas):
-        ray.kill(handle, no_restart=True)
+class ActorFleet:
+    """The replicas of a run, as its clients see them. Those it adds end with the process that it lives in."""
+
+    def __init__(self, config: RewardConfig, namespace: str | None = None) -> None:
+        self._config, self._namespace = config, namespace
+
+    def endpoints(self) -> dict[str, list[Endpoint]]:
+        """Where to send requests, by dimension. Raises RewardError when a dimension has none."""
+        found = connect(self._config, self._namespace)
+        return {dimension: [self._endpoint(dimension, h) for h in handles] for dimension, handles in found.items()}
+
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest score, by dimension."""
+        return {dimension: bounds_of(dimension, scorer) for dimension, scorer in self._config.deployed.items()}
+
+    async def scale(self, dimension: str, pool: Pool, replicas: int, max_replicas: int | None) -> None:
+        """Start or end replicas one after another; one that ends has answered everything it was asked.
+
+        Raises RewardError when a new one does not start, and for a maximum: plain actors do not scale with load.
+        """
+        if max_replicas not in (None, replicas):
+            raise RewardError("Plain actors do not scale with load; give one number, or use rewards.backend: serve.")
+        while len(pool.replicas) < replicas:
+            pool.add(await self._started(dimension, len(pool.replicas)))
+        while len(pool.replicas) > replicas:
+            leaving = pool.retire()
+            while leaving.in_flight:
+                await asyncio.sleep(_IDLE_POLL_S)
+            ray.kill(leaving.handle.handle, no_restart=True)
+
+    async def replicas(self, dimension: str, pool: Pool) -> dict[str, int]:
+        """{"running", "wanted"} replicas of a dimension."""
+        return {"running": len(pool.replicas), "wanted": len(pool.replicas)}
+
+    async def _started(self, dimension: str, index: int) -> Endpoint:
+        scorer, name = self._config.deployed[dimension], replica_name(dimension, index)
+        handle = start(dimension, scorer, self._config, index, self._namespace)
+        try:
+            await asyncio.wait_for(handle.health.remote(), self._config.start_s)
+        except (RayError, TimeoutError) as error:
+            ray.kill(handle, no_restart=True)
+            raise RewardError(f"{name} could not start: {_cause(error) or f'{self._config.start_s} s over'}") from error
+        return self._endpoint(dimension, handle)
+
+    def _endpoint(self, dimension: str, handle: ActorHandle) -> ActorEndpoint:
+        return ActorEndpoint(handle, environment_of(dimension, self._config.deployed[dimension]) is not None)
 
 
-def _remote(num_cpus: float, num_gpus: float, name: str, namespace: str | None) -> Any:
-    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
-    options |= {"max_restarts": -1, "max_task_retries": 0}
-    return ray.remote(RewardActor).options(**options, **({"namespace": namespace} if namespace else {}))
+def _find(name: str, namespace: str | None) -> ActorHandle | None:
+    try:
+        return ray.get_actor(name, namespace=namespace)
+    except ValueError:
+        return None
 
 
 def _named(replicas: Replicas) -> list[tuple[str, ActorHandle]]:
     return [(replica_name(d, i), handle) for d, handles in replicas.items() for i, handle in enumerate(handles)]
+
+
+def _cause(error: BaseException) -> str:
+    """A Ray error ends with the exception that the actor met."""
+    return (str(error).strip().splitlines() or [""])[-1]
 
 
 def _await_start(ref: Any, name: str, deadline: float, start_s: float) -> None:
@@ -100,5 +192,4 @@ def _await_start(ref: Any, name: str, deadline: float, start_s: float) -> None:
             f"{name} did not start within {start_s:.0f} s; Ray has {ray.available_resources()} free for it"
         ) from error
     except RayError as error:
-        cause = str(error).strip().splitlines()[-1]  # a Ray error ends with the exception that the actor met
-        raise RewardError(f"{name} could not start: {cause}") from error
+        raise RewardError(f"{name} could not start: {_cause(error)}") from error

@@ -8,11 +8,12 @@ from typing import Any
 
 @dataclass
 class Replica:
-    """A handle with its recent failures in a row and the time until which it is left alone."""
+    """A handle with its recent failures in a row, the time until which it is left alone, and calls without answer."""
 
     handle: Any
     failures: int = 0
     resting_until: float = 0.0
+    in_flight: int = 0
 
 
 @dataclass
@@ -44,6 +45,14 @@ class Pool:
         chosen = awake[0] if awake else min(others, key=lambda r: r.resting_until)
         self._next = (self.replicas.index(chosen) + 1) % count
         return chosen
+
+    def add(self, handle: Any) -> None:
+        """One more replica."""
+        self.replicas.append(Replica(handle))
+
+    def retire(self) -> Replica:
+        """Take the last replica out of turn; calls that it still has are its own affair."""
+        return self.replicas.pop()
 
     def succeeded(self, replica: Replica) -> None:
         """Forget the replica's failures."""

@@ -15,6 +15,7 @@ class Reference:
     text: the semantic part of the plan. events: times of visible impacts in seconds.
     positions: horizontal place of the sounding object per frame, -1 (left) to 1 (right), at `position_fps` (Hz).
     origin: per field, "truth" when a manifest said so, "picture" when it was measured from the frames.
+    plan: the whole plan as one text. uri: the video file; start: where in it the clip begins, in s.
     """
 
     clip_id: str
@@ -24,6 +25,9 @@ class Reference:
     positions: tuple[float, ...]
     position_fps: float
     origin: dict[str, Origin] = field(default_factory=dict)
+    plan: str = ""
+    uri: str = ""
+    start: float = 0.0
 
     def position_at(self, seconds: float) -> float:
         """Position on screen at a time, linearly interpolated."""
@@ -36,23 +40,30 @@ class Reference:
 class Scores:
     """Scores of G prompts with N samples each in one dimension.
 
-    values: (G, N) float64 in [0, 1]; NaN marks a missing score and is never used as a number.
-    missing: reason of every NaN, keyed by (g, n).
+    values: (G, N) float64 within the scorer's bounds; NaN marks a missing score and is never used as a number.
+    missing: reason of every NaN, keyed by (g, n), except those of `gated` prompts.
+    gated: prompts that this dimension says nothing about, with the reason (a mono reference has no places to compare
+    with). Their rows are NaN and nobody's failure: the dimension is left out for that prompt.
     measured: for each sample, what was measured (times in s, delays in ms, levels in dB), or None if not asked for.
     """
 
     values: np.ndarray
     missing: dict[tuple[int, int], str] = field(default_factory=dict)
     measured: list[list[dict[str, Any]]] | None = None
+    gated: dict[int, str] = field(default_factory=dict)
 
 
 class Scorer(Protocol):
-    """One reward dimension. Stateless between calls; batched; never writes files."""
+    """One reward. Stateless between calls, batched, never writes files.
 
-    @property
-    def name(self) -> str:
-        """The dimension."""
-        ...
+    A dataclass whose fields are the options a recipe may set. What it may have besides:
+    bounds: class variable, lowest and highest score, (0, 1) without it.
+    environment: class variable, the `rewards_service.environments.Environment` whose packages it needs; its file then
+    imports them inside methods.
+    device: field, where its model runs; set to "cuda" for replicas with a share of a GPU.
+    load(): reads weights, once per replica, so that what is missing shows at the start. A scorer with it is asked
+    through its replicas, and not built in other processes.
+    """
 
     def score(
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False

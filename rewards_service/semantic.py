@@ -27,7 +27,6 @@ class SemanticScorer:
 
     weights: str | Path = WEIGHTS
     top: int = 3
-    name: str = "semantic"
 
     @cached_property
     def encoder(self) -> ContrastiveEncoder:

@@ -36,7 +36,6 @@ class SpatialScorer:
     whitening: float = 0.7
     lowest_hz: float = 100.0
     highest_hz: float = 7500.0
-    name: str = "spatial"
 
     def score(
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False

@@ -37,7 +37,6 @@ class TemporalScorer:
     bands: int = 24
     prominence_db: float = 6.0
     pick_db: float = 3.0
-    name: str = "temporal"
 
     def score(
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False

@@ -152,3 +152,12 @@ class FakeRewards:
                 values[place] = np.nan
             scores[name] = Scores(values, holes)
         return scores
+
+    async def scale(self, dimension: str, replicas: int, max_replicas: int | None = None) -> dict[str, int]:
+        raise NotImplementedError
+
+    async def replicas(self) -> dict[str, dict[str, int]]:
+        return {name: {"running": 1, "wanted": 1} for name in DIMENSIONS}
+
+    async def status(self) -> dict[str, dict[str, int]]:
+        return await self.replicas()

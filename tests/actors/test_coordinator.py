@@ -133,7 +133,9 @@ def test_too_many_missing_scores_stop_the_run_before_the_iteration_is_trained() 
     async def work() -> None:
         run = rig(rewards=FakeRewards(gaps=(("temporal", 2.0),)), max_missing_share=0.01)
         await run.begin()
-        with pytest.raises(ExperienceError, match=r"1.6% of its scores are missing .*max_missing_share = 0.01.*: gap"):
+        with pytest.raises(
+            ExperienceError, match=r"6.2% of its temporal scores are missing .*max_missing_share = 0.01.*: gap"
+        ):
             await run.take(0)
 
     asyncio.run(work())

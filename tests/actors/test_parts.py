@@ -33,6 +33,19 @@ def test_what_becomes_of_missing_scores(rewards: dict, policy: str, reason: str)
     assert rejection(rewards, policy) == reason  # type: ignore[arg-type]
 
 
+def test_a_dimension_that_says_nothing_about_a_prompt_is_not_missing() -> None:
+    rewards = FULL | {"spatial": np.array([NAN, NAN])}
+    assert rejection(rewards, "drop") == "missing:spatial"
+    assert rejection(rewards, "drop", {"spatial"}) == ""
+    assert rejection({"spatial": np.array([NAN, NAN])}, "mask", {"spatial"}) == "missing:all"
+    progress = Progress(epoch=0, window=Window(2, 1), samples_expected=8)
+    group = GroupInfo.of(replace(make_group(5, 3), rewards={}))
+    progress.score([group], {"spatial": Scores(np.full((1, 4), NAN), gated={0: "mono"})})
+    assert progress.gated == {3: {"spatial"}}
+    assert progress.missing == {"spatial": 0}
+    assert progress.missing_share == (0.0, "spatial")
+
+
 def test_overlapping_work_counts_once() -> None:
     now = [0.0]
     clock = BusyClock(lambda: now[0])
@@ -55,13 +68,14 @@ def test_a_record_sums_up_what_was_accepted() -> None:
     values = np.array([[0.0, 0.2, 0.4, 0.6], [NAN, 0.5, 0.5, 0.5]])
     progress.score(groups, {"semantic": Scores(values, {(1, 0): "no answer"})})
     progress.groups += groups
-    record = progress.record(5)
+    record = progress.record(5, {"semantic": 2})
     assert record.version == 4
     assert record.staleness == 1
     assert record.missing == {"semantic": 1}
     assert record.reward["semantic"] == pytest.approx((0.0 + 0.2 + 0.4 + 0.6 + 1.5) / 7)
     assert record.reward_std["semantic"] == pytest.approx(np.std([0, 0.2, 0.4, 0.6]) / 2)
-    assert progress.missing_share == pytest.approx(1 / 8)
+    assert progress.missing_share == (pytest.approx(1 / 8), "semantic")
+    assert record.replicas == {"semantic": 2}
     assert progress.reason == "no answer"
 
 
@@ -75,9 +89,9 @@ def test_a_replaced_group_leaves_the_share_of_missing_scores() -> None:
         # A task that is sampled anew is scored anew; its groups count once.
         progress.score([group], {"semantic": Scores(values, {(0, k): "no answer" for k in range(missing)})})
     assert progress.missing == {"semantic": 3}
-    assert progress.missing_share == pytest.approx(3 / 8)
+    assert progress.missing_share == (pytest.approx(3 / 8), "semantic")
     progress.replaced.add(0)
-    assert progress.missing_share == pytest.approx(2 / 8)
+    assert progress.missing_share == (pytest.approx(2 / 8), "semantic")
     assert progress.missing == {"semantic": 3}
 
 

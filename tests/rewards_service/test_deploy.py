@@ -11,7 +11,7 @@ import ray
 
 from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
-from rewards_service.deploy import connect, deploy, stop
+from rewards_service.deploy import ActorDeployment, connect, launch
 from rewards_service.errors import RewardConfigError, RewardError
 from rewards_service.temporal import TemporalScorer
 from tests.rewards_service.conftest import RATE, World
@@ -20,13 +20,20 @@ from tests.rewards_service.conftest import RATE, World
 def only(dimension: str, **settings: object) -> RewardConfig:
     """A reward section with one dimension."""
     config = RewardConfig.model_validate({"scorers": {dimension: {"num_cpus": 0.01, **settings}}})
-    return config.model_copy(update={"scorers": {dimension: config.scorers[dimension]}})  # pyright: ignore
+    return config.model_copy(update={"scorers": {dimension: config.scorers[dimension]}})
+
+
+def deploy(config: RewardConfig, namespace: str | None = None, start_s: float = 120.0) -> ActorDeployment:
+    deployment = launch(config.model_copy(update={"start_s": start_s}), namespace)
+    deployment.await_ready()
+    return deployment
 
 
 def test_actors_score_like_the_scorer_and_survive_a_kill(ray_session: str, world: World) -> None:
     namespace = f"rewards-{uuid.uuid4().hex}"
     config = only("temporal", options={"tolerance_s": 0.05})
-    replicas = deploy(config, namespace)
+    deployment = deploy(config, namespace)
+    replicas = deployment.replicas
     try:
         assert connect(config, namespace)["temporal"][0] == replicas["temporal"][0]
         client = RewardClient(connect(config, namespace), deadline_s=60)
@@ -45,7 +52,7 @@ def test_actors_score_like_the_scorer_and_survive_a_kill(ray_session: str, world
         assert health["dimension"] == "temporal"
         assert health["samples"] == len(world.scenes)
     finally:
-        stop(replicas)
+        deployment.stop()
 
 
 def test_an_actor_that_cannot_start_says_why(ray_session: str, tmp_path: os.PathLike[str]) -> None:

@@ -54,6 +54,15 @@ class ToyRewards:
         rows = [judge(np.asarray(group)) for group in array]
         return {name: Scores(np.stack([row[name] for row in rows])) for name in WEIGHTS}
 
+    async def scale(self, dimension: str, replicas: int, max_replicas: int | None = None) -> dict[str, int]:
+        raise NotImplementedError
+
+    async def replicas(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    async def status(self) -> dict[str, dict[str, int]]:
+        return {}
+
 
 def build_generator(config: AlgorithmConfig) -> FlowGenerator:
     return FlowGenerator(tiny_model(), ToyCodec(), config)

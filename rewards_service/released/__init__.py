@@ -1,0 +1,1 @@
+"""The scorers whose models are released elsewhere: weights are files that the user brings."""
