@@ -29,6 +29,13 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+rewards = typer.Typer(
+    no_args_is_help=True, help="The rewards of a run that is going: how many answer, and more of them."
+)
+weights = typer.Typer(no_args_is_help=True, help="Files of the released models.")
+app.add_typer(rewards, name="rewards")
+app.add_typer(weights, name="weights")
+
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe, for example recipes/laptop.yaml.")]
 Overrides = Annotated[
     list[str] | None,
@@ -106,12 +113,18 @@ def score(
     video: Annotated[Path, typer.Argument(help="The video whose events and positions are the reference.")],
     audio: Annotated[Path | None, typer.Argument(help="The sound to judge; without it, the video's own.")] = None,
     caption: Caption = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", help="A recipe whose rewards are asked; else the embedded four.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replaces one setting of the recipe.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a clip's sound: the four rewards and what each of them found."""
+    """Measure a clip's sound: the rewards and what each of them found."""
     from pipelines.score import score as run
 
-    result = run(video, audio, caption=caption)
+    result = run(video, audio, caption=caption, recipe=recipe, overrides=settings or [])
     if as_json:
         _print_json(result)
     else:
@@ -277,6 +290,60 @@ def report(
     _print_path(write_report(run_dir))
 
 
+Run = Annotated[str | None, typer.Option("--run", help="A run's name or folder; without it, the one that is going.")]
+Address = Annotated[str | None, typer.Option(help="The Ray it runs in, as HOST:PORT; without it, where RUN says.")]
+
+
+@rewards.command("status")
+def rewards_status(run: Run = None, address: Address = None, as_json: Json = False) -> None:
+    """Replicas, calls and failures of every dimension."""
+    from pipelines.rewards import status
+
+    result = status(run, address)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_replicas(result)
+
+
+@rewards.command("scale")
+def rewards_scale(
+    dimension: Annotated[str, typer.Argument(help="semantic, temporal, aesthetic, spatial, or one of your own.")],
+    replicas: Annotated[str, typer.Argument(help="How many, as 3; with rewards.backend serve also 1:4.")],
+    run: Run = None,
+    address: Address = None,
+) -> None:
+    """Give one dimension more or fewer replicas while the run goes on; no request is lost."""
+    from pipelines.rewards import scale
+
+    _print_replicas({dimension: scale(dimension, replicas, run, address)})
+
+
+@rewards.command("prepare")
+def rewards_prepare(
+    recipe: Annotated[Path | None, typer.Argument(help="Only what this recipe needs; else everything.")] = None,
+) -> None:
+    """Make the environments of scorers with packages of their own, as an image's build does."""
+    from pipelines.rewards import prepare
+
+    for interpreter in prepare(recipe):
+        _print_path(interpreter)
+
+
+@weights.command("check")
+def weights_check(
+    folder: Annotated[Path, typer.Argument(help="A folder with files of released models.")], as_json: Json = False
+) -> None:
+    """Say which files of the released models are there, whether they are whole, and under which licence they come."""
+    from rewards_service import inventory
+
+    found = inventory.inspect(folder)
+    if as_json:
+        _print_json(inventory.as_dict(found))
+    else:
+        out.print(inventory.table(found))
+
+
 def main() -> None:
     """Entry point: an error the user can act on is shown as a message and ends with status 2."""
     logging.basicConfig(
@@ -317,6 +384,17 @@ def _print_plan(result: dict[str, Any]) -> None:
     out.print(table)
 
 
+def _print_replicas(result: dict[str, dict[str, int]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("reward", style="bold cyan", no_wrap=True)
+    names = list(dict.fromkeys(name for counts in result.values() for name in counts))
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for dimension, counts in result.items():
+        table.add_row(dimension, *(str(counts.get(name, "")) for name in names))
+    out.print(table)
+
+
 def _print_scores(result: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("reward", style="bold cyan", no_wrap=True)
@@ -327,7 +405,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         table.add_row(name, value, escape(_measured(entry.get("measured") or {})))
     if result.get("total") is not None:
         table.add_section()
-        table.add_row("total", f"{result['total']:.3f}", "mean of the four")
+        table.add_row("total", f"{result['total']:.3f}", "mean")
     out.print(table)
     for note in result.get("notes", ()):
         out.print(f"[dim]{escape(note)}[/dim]")

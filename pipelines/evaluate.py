@@ -13,7 +13,7 @@ from pipelines.conditions import Conditioning, feature_store
 from pipelines.data import training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.recipe import TrainRecipe, find, find_model
-from rewards_service.build import build_scorers
+from pipelines.scoring import instruments
 from rewards_service.judge import Judge
 from settings.load import load
 
@@ -27,12 +27,14 @@ def evaluate(recipe_path: Path, overrides: Sequence[str], model: Path | None = N
     data = training_data(recipe, foundation, Console(stderr=True))
     judge = Judge.load(find(recipe.judge, "judge"))
     conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
-    held = HeldOutSet(foundation, data.heldout, build_scorers(recipe.rewards), recipe.evaluation, judge, conditioning)
-    plain = held.score()
+    with instruments(recipe.rewards, recipe.ray) as found:
+        held = HeldOutSet(foundation, data.heldout, found.scorers, recipe.evaluation, judge, conditioning)
+        plain = held.score()
+        guided = {f"{scale:g}": held.score(guidance=scale).summary() for scale in recipe.evaluation.guidance}
     measures = held.measures(plain)
     return {
         "clips": len(held),
         "heldout": plain.summary(),
-        "guided": {f"{scale:g}": held.score(guidance=scale).summary() for scale in recipe.evaluation.guidance},
+        "guided": guided,
         "measures": measures.as_dict() if measures else None,
     }

@@ -117,7 +117,7 @@ def test_plan_prints_texts_literally(stub: Callable[[str, Stub], None]) -> None:
 
 
 def test_a_missing_score_is_called_missing(stub: Callable[[str, Stub], None]) -> None:
-    stub("pipelines.score:score", lambda video, audio, caption: SCORES)
+    stub("pipelines.score:score", lambda video, audio, caption, recipe, overrides: SCORES)
     _, text = _run("score", "video.mp4")
     assert "0.500" in text
     assert "onsets [0.25 1.5]" in text
