@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
 
+from evaluation import tables
 from settings import PrismError
 
 app = typer.Typer(
@@ -128,7 +128,7 @@ def score(
     if as_json:
         _print_json(result)
     else:
-        _print_scores(result)
+        out.print(tables.scores(result))
 
 
 @app.command()
@@ -142,7 +142,7 @@ def plan(
     if as_json:
         _print_json(result)
     else:
-        _print_plan(result)
+        out.print(tables.plan(result))
 
 
 @app.command()
@@ -159,7 +159,7 @@ def evaluate(
     if as_json:
         _print_json(result)
     else:
-        _print_evaluation(result)
+        out.print(tables.evaluation(result))
 
 
 @app.command()
@@ -303,7 +303,7 @@ def rewards_status(run: Run = None, address: Address = None, as_json: Json = Fal
     if as_json:
         _print_json(result)
     else:
-        _print_replicas(result)
+        out.print(tables.replicas(result))
 
 
 @rewards.command("scale")
@@ -316,7 +316,7 @@ def rewards_scale(
     """Give one dimension more or fewer replicas while the run goes on; no request is lost."""
     from pipelines.rewards import scale
 
-    _print_replicas({dimension: scale(dimension, replicas, run, address)})
+    out.print(tables.replicas({dimension: scale(dimension, replicas, run, address)}))
 
 
 @rewards.command("prepare")
@@ -371,82 +371,6 @@ def _print_path(path: Path) -> None:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _print_plan(result: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
-    table.add_column(style="bold cyan", no_wrap=True)
-    table.add_column()
-    for name, value in result.items():
-        # The course of the positions is for programs (--json): hundreds of numbers.
-        if not name.startswith("positions"):
-            table.add_row(name, escape(_short(value)))
-    out.print(table)
-
-
-def _print_replicas(result: dict[str, dict[str, int]]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("reward", style="bold cyan", no_wrap=True)
-    names = list(dict.fromkeys(name for counts in result.values() for name in counts))
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for dimension, counts in result.items():
-        table.add_row(dimension, *(str(counts.get(name, "")) for name in names))
-    out.print(table)
-
-
-def _print_scores(result: dict[str, Any]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("reward", style="bold cyan", no_wrap=True)
-    table.add_column("score", justify="right")
-    table.add_column("what was measured")
-    for name, entry in result["scores"].items():
-        value = "missing" if entry["score"] is None else f"{entry['score']:.3f}"
-        table.add_row(name, value, escape(_measured(entry.get("measured") or {})))
-    if result.get("total") is not None:
-        table.add_section()
-        table.add_row("total", f"{result['total']:.3f}", "mean")
-    out.print(table)
-    for note in result.get("notes", ()):
-        out.print(f"[dim]{escape(note)}[/dim]")
-
-
-def _measured(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list) and len(value) > 3 and isinstance(value[0], dict):
-        return f"{len(value)}, see --json"
-    if isinstance(value, (list, tuple)):
-        return "[" + " ".join(_short(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + _measured(value) + "}"
-    return str(value)
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title=f"{result['clips']} held-out clips")
-    table.add_column("measure", style="bold cyan", no_wrap=True)
-    table.add_column("mean", justify="right")
-    table.add_column("stderr", justify="right")
-    for title, entries in (
-        ("rewards", result["heldout"]),
-        ("not rewarded", result.get("measures") or {}),
-        ("total with guidance", {scale: scores["total"] for scale, scores in result.get("guided", {}).items()}),
-    ):
-        table.add_section()
-        table.add_row(f"[dim]{title}[/dim]", "", "")
-        for name, entry in entries.items():
-            mean, stderr = (entry.get("mean"), entry.get("stderr")) if isinstance(entry, dict) else (entry, None)
-            table.add_row(name.replace("_", " "), _number(mean), _number(stderr))
-    out.print(table)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
