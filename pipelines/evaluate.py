@@ -13,7 +13,7 @@ from pipelines.conditions import Conditioning, feature_store
 from pipelines.data import training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.recipe import TrainRecipe, find, find_model
-from pipelines.scoring import instruments
+from pipelines.scoring import completed, instruments
 from rewards_service.judge import Judge
 from settings.load import load
 
@@ -22,12 +22,13 @@ def evaluate(recipe_path: Path, overrides: Sequence[str], model: Path | None = N
     """Score a model, plain and with guidance; returns {"heldout", "guided", "measures"}. Raises PrismError."""
     recipe = load(TrainRecipe, recipe_path, overrides)
     torch.set_num_threads(recipe.learner.torch_threads)
-    foundation = load_foundation(find_model(model or recipe.model), recipe.evaluation.device, recipe.encoding)
+    path = find_model(model or recipe.model)
+    foundation = load_foundation(path, recipe.evaluation.device, recipe.encoding)
     execute(foundation.flow, recipe.execution)
     data = training_data(recipe, foundation, Console(stderr=True))
     judge = Judge.load(find(recipe.judge, "judge"))
     conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
-    with instruments(recipe.rewards, recipe.ray) as found:
+    with instruments(completed(recipe, path), recipe.ray) as found:
         held = HeldOutSet(foundation, data.heldout, found.scorers, recipe.evaluation, judge, conditioning)
         plain = held.score()
         guided = {f"{scale:g}": held.score(guidance=scale).summary() for scale in recipe.evaluation.guidance}

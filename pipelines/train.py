@@ -32,6 +32,7 @@ from pipelines.heldout import HeldOutSet
 from pipelines.monitor import Monitor, measured
 from pipelines.recipe import TrainRecipe, find
 from pipelines.run_folder import RunFolder
+from pipelines.scoring import completed
 from pipelines.summary import write_summary
 from rewards_service import backends, remote
 from rewards_service.judge import Judge
@@ -118,6 +119,7 @@ def _run(
     recipe: TrainRecipe, folder: RunFolder, resume: bool, stop: StopRequest, console: Console, watch: Stopwatch
 ) -> None:
     model_path = find(recipe.model, "model")
+    recipe = recipe.model_copy(update={"rewards": completed(recipe, model_path)})
     with ray_session(recipe.ray) as session:
         with watch.stage("setup"):
             session.require(_cpus(recipe), _gpus(recipe))
