@@ -91,6 +91,7 @@ class SpectrogramTransformer(nn.Module):
         stride: int = 10,
     ):
         super().__init__()
+        self.patch, self.stride = patch, stride
         hidden = hidden or 4 * width
         self.ast = nn.ModuleDict(
             {
@@ -111,6 +112,15 @@ class SpectrogramTransformer(nn.Module):
         when None. Raises CheckpointError: no audio tower, keys or shapes that do not fit.
         """
         own = tower(tensors, AUDIO, source)
+        model = cls.shaped(own, heads, source)
+        load_strict(model, own, source)
+        return model.eval().requires_grad_(False)
+
+    @classmethod
+    def shaped(
+        cls, own: Mapping[str, Tensor], heads: int | None = None, source: str = "the file"
+    ) -> "SpectrogramTransformer":
+        """A tower on the meta device for tensors without their prefix. Raises CheckpointError as `of`."""
         names = ("position_embeddings", "patch_embeddings.projection.weight")
         position, kernel = (own.get(f"ast.embeddings.{name}") for name in names)
         hidden = own.get("ast.encoder.layer.0.intermediate.dense.weight")
@@ -118,7 +128,7 @@ class SpectrogramTransformer(nn.Module):
             raise CheckpointError(f"{source} has no complete audio tower under {AUDIO}*; expected the full state dict.")
         width = position.shape[-1]
         with torch.device("meta"):
-            model = cls(
+            return cls(
                 width=width,
                 depth=count(own, "ast.encoder.layer."),
                 heads=heads or heads_of(width, source),
@@ -126,8 +136,10 @@ class SpectrogramTransformer(nn.Module):
                 patches=position.shape[1] - SPECIAL,
                 patch=kernel.shape[-1],
             )
-        load_strict(model, own, source)
-        return model.eval().requires_grad_(False)
+
+    def columns(self, frames: int) -> int:
+        """Vectors for that many spectrogram frames."""
+        return (frames - self.patch) // self.stride + 1
 
     def forward(self, mel: Tensor) -> Tensor:
         """(..., frames, bands), normalised, to (..., columns, width): 66 x 128 to 6 vectors in the released model."""

@@ -40,6 +40,15 @@ class SynchformerVisual(MotionFormer):
         Raises CheckpointError: no visual tower, heads that do not divide the width, keys or shapes that do not fit.
         """
         own = tower(tensors, VISUAL, source)
+        model = cls.shaped(own, heads, source)
+        load_strict(model, own, source)
+        return model.eval().requires_grad_(False)
+
+    @classmethod
+    def shaped(
+        cls, own: Mapping[str, Tensor], heads: int | None = None, source: str = "the file"
+    ) -> "SynchformerVisual":
+        """A tower on the meta device for tensors without their prefix. Raises CheckpointError as `of`."""
         needed = ("cls_token", "pos_embed", "temp_embed", "patch_embed_3d.proj.weight", "blocks.0.mlp.fc1.weight")
         if missing := [VISUAL + name for name in needed if name not in own]:
             raise CheckpointError(f"{source} has no {', '.join(missing)}; expected the full Synchformer state dict.")
@@ -47,7 +56,7 @@ class SynchformerVisual(MotionFormer):
         hidden = own["blocks.0.mlp.fc1.weight"].shape[0]
         _, _, tubelet, patch, _ = own["patch_embed_3d.proj.weight"].shape
         with torch.device("meta"):
-            model = cls(
+            return cls(
                 width=width,
                 depth=count(own, "blocks."),
                 heads=heads or heads_of(width, source),
@@ -57,8 +66,6 @@ class SynchformerVisual(MotionFormer):
                 patch=patch,
                 tubelet=tubelet,
             )
-        load_strict(model, own, source)
-        return model.eval().requires_grad_(False)
 
     @classmethod
     def load(

@@ -98,13 +98,20 @@ class SyncHead(nn.Module):
         Raises CheckpointError: no head, keys or shapes that do not fit.
         """
         own = {name: t.float() for name, t in tensors.items() if name.startswith(PARTS)}
+        model = cls.shaped(own, heads, source)
+        require_finite(own, f"Refusing to load {source}")
+        load_strict(model, own, source)
+        return model.eval().requires_grad_(False)
+
+    @classmethod
+    def shaped(cls, own: Mapping[str, Tensor], heads: int = 8, source: str = "the file") -> "SyncHead":
+        """A head on the meta device for these tensors; others do not matter. Raises CheckpointError as `of`."""
         needed = ("transformer.pos_emb_cfg.pos_emb", "transformer.off_head.weight", "vproj.weight")
         if missing := [name for name in needed if name not in own]:
             raise CheckpointError(f"{source} has no {', '.join(missing)}; expected the full Synchformer state dict.")
-        require_finite(own, f"Refusing to load {source}")
         position, classes, projection = (own[name] for name in needed)
         with torch.device("meta"):
-            model = cls(
+            return cls(
                 width=position.shape[-1],
                 depth=count(own, "transformer.blocks."),
                 heads=heads,
@@ -112,8 +119,6 @@ class SyncHead(nn.Module):
                 classes=classes.shape[0],
                 features=projection.shape[1],
             )
-        load_strict(model, own, source)
-        return model.eval().requires_grad_(False)
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """(B, S, 8, features) and (B, S, 6, features) of the two towers to (B, classes)."""

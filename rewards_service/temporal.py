@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rewards_service.batch import Batch, finish, prepare
+from rewards_service.errors import RewardError
 from rewards_service.scores import Reference, Scores
 from rewards_service.spectra import band_power, decibels, mel_filters
 
@@ -20,6 +21,8 @@ RATE = 16000
 HOP = 160
 WINDOW = 256
 STEADY_DB = 3.0
+OFFSETS_S = np.linspace(-2, 2, 21)
+"""What Synchformer's classes stand for."""
 
 
 @dataclass(frozen=True)
@@ -133,3 +136,68 @@ def basis(reference: Reference) -> str:
     if not reference.events:
         return "no visible impacts: steadiness of the sound"
     return "true impact times" if reference.origin.get("events") == "truth" else "impacts seen in the picture"
+
+
+def expected_offset(logits: Any) -> np.ndarray:
+    """(..., 21) logits of Synchformer over offsets from -2 to 2 s to (...,) expected |offset| in s under their softmax.
+
+    Here and below: arrays, tensors on any device or nested lists, computed in float64; rows with NaN or infinity give
+    NaN. Raises RewardError for another number of classes.
+    """
+    return _softmax(_rows(logits)) @ np.abs(OFFSETS_S)
+
+
+def signed_offset(logits: Any) -> np.ndarray:
+    """(..., 21) logits to (...,) expected offset in s; positive when the sound begins earlier than it should."""
+    return _softmax(_rows(logits)) @ OFFSETS_S
+
+
+def likeliest_offset(logits: Any) -> np.ndarray:
+    """(..., 21) logits to (...,) the likeliest offset in s; of equal ones the lowest, as torch's and numpy's argmax."""
+    rows = _rows(logits)
+    return np.where(np.isnan(rows[..., 0]), np.nan, OFFSETS_S[rows.argmax(-1)])
+
+
+def desync(logits_first: Any, logits_last: Any) -> float:
+    """DeSync in s: mean over clips and both windows of |likeliest offset|, of (B, 21) logits each.
+
+    Source: hkchengrex/av-benchmark av_bench/evaluate.py. Raises RewardError also when the two are not of equally many
+    clips, or of none.
+    """
+    first, last = np.abs(likeliest_offset(logits_first)), np.abs(likeliest_offset(logits_last))
+    if first.shape != last.shape or not first.size:
+        raise RewardError(f"DeSync needs both windows of at least one clip, got shapes {first.shape} and {last.shape}.")
+    return float((first.mean() + last.mean()) / 2)
+
+
+def official_reward(logits: Any) -> np.ndarray:
+    """(..., 21) logits to (...,) rewards of the released code: (2 - |likeliest offset|) / 4, 0 to 0.5 in steps of 0.05.
+
+    Source: FunAudioLLM/ThinkSound, branch prismaudio, grpo/fast_grpo/reward_synch.py.
+    """
+    return (2 - np.abs(likeliest_offset(logits))) / 4
+
+
+def reward(logits_first: Any, logits_last: Any) -> np.ndarray:
+    """(..., 21) logits of both windows to (...,) rewards: 1 - E|offset| / 2, in 0..1, mean over the two.
+
+    Smooth where the released one has eleven values, and the end of the clip counts as well as its beginning.
+    """
+    return 1 - (expected_offset(logits_first) + expected_offset(logits_last)) / 4
+
+
+def _rows(logits: Any) -> np.ndarray:
+    """(..., 21) float64, all NaN where a row is not finite."""
+    if isinstance(logits, Tensor):
+        logits = logits.detach().cpu().double().numpy()
+    rows = np.asarray(logits, np.float64)
+    if rows.ndim < 1 or rows.shape[-1] != len(OFFSETS_S):
+        raise RewardError(
+            f"Logits over offsets have {len(OFFSETS_S)} classes in their last axis; got the shape {rows.shape}."
+        )
+    return np.where(np.isfinite(rows).all(-1, keepdims=True), rows, np.nan)
+
+
+def _softmax(rows: np.ndarray) -> np.ndarray:
+    weights = np.exp(rows - rows.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
