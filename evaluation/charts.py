@@ -111,25 +111,31 @@ def slope_chart(
     after: Sequence[float | None],
     ends: tuple[str, str],
     frame: Frame,
+    tones: Sequence[str] | None = None,
 ) -> Markup:
-    """Every dimension's held-out score at both `ends`, as lines from left to right with labels."""
+    """Every dimension's held-out score at both `ends`, as lines from left to right with labels.
+
+    tones: class of each in the style sheet; its name without them.
+    """
     left = dict(zip(names, _spread([frame.y(v) for v in before], 19), strict=True))
     known = [(n, v) for n, v in zip(names, after, strict=True) if v is not None]
     right = dict(zip([n for n, _ in known], _spread([frame.y(v) for _, v in known], 19), strict=True))
     x0, x1 = frame.x(0), frame.x(1)
     parts = [f'<path class="grid" d="M{x:.1f},{frame.top}V{frame.height - frame.bottom}"/>' for x in (x0, x1)]
-    for name, low, high in zip(names, before, after, strict=True):
+    for name, tone, low, high in zip(names, tones or names, before, after, strict=True):
         y0 = frame.y(low)
-        parts.append(f'<circle class="dot {name}" cx="{x0:.1f}" cy="{y0:.1f}" r="4"/>')
+        parts.append(f'<circle class="dot {escape(tone)}" cx="{x0:.1f}" cy="{y0:.1f}" r="4"/>')
         parts.append(
             f'<text class="value" x="{x0 - 12:.1f}" y="{left[name] + 4.5:.1f}" text-anchor="end">{low:.3f}</text>'
         )
         if high is None:
             continue
         y1 = frame.y(high)
-        parts.append(f'<path class="slope {name}" d="M{x0:.1f},{y0:.1f}L{x1:.1f},{y1:.1f}"/>')
-        parts.append(f'<circle class="dot {name}" cx="{x1:.1f}" cy="{y1:.1f}" r="4"/>')
-        label = f'<tspan class="value">{high:.3f}</tspan><tspan class="name {name}" dx="8">{escape(name)}</tspan>'
+        parts.append(f'<path class="slope {escape(tone)}" d="M{x0:.1f},{y0:.1f}L{x1:.1f},{y1:.1f}"/>')
+        parts.append(f'<circle class="dot {escape(tone)}" cx="{x1:.1f}" cy="{y1:.1f}" r="4"/>')
+        label = (
+            f'<tspan class="value">{high:.3f}</tspan><tspan class="name {escape(tone)}" dx="8">{escape(name)}</tspan>'
+        )
         parts.append(f'<text x="{x1 + 12:.1f}" y="{right[name] + 4.5:.1f}">{label}</text>')
     foot = frame.height - 4
     parts.append(f'<text class="tick" x="{x0:.1f}" y="{foot}" text-anchor="middle">{escape(ends[0])}</text>')

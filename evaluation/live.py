@@ -13,16 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from cot_service.plan import DIMENSIONS
+from evaluation.names import ordered
 from evaluation.present import alarm_sentence
 
 STYLES = {"semantic": "bright_blue", "temporal": "yellow", "aesthetic": "green", "spatial": "magenta", "total": "bold"}
+OTHERS = ("cyan", "bright_yellow", "bright_magenta", "bright_green")
 BLOCKS = "▁▂▃▄▅▆▇█"
 ALARM = "bold red"
 SMOOTHING = 5
 
 
 class LiveView:
-    """Shows the lines of metrics.jsonl as they come; use it as a context manager.
+    """Shows the lines of metrics.jsonl as they come, with the rewards they have; use it as a context manager.
 
     Every field of a line is optional: what is absent is shown as a dash. Without a terminal there is one log line every
     `interval_s` seconds. An alarm of the hacking monitor comes at once and stays until an evaluation without it.
@@ -45,7 +47,7 @@ class LiveView:
         self._console = console or Console()
         self._clock = clock
         self._live: Live | None = None
-        self._history: dict[str, list[float]] = {name: [] for name in (*DIMENSIONS, "total")}
+        self._history: dict[str, list[float]] = {}
         self._heldout: list[Mapping[str, float | None]] = []
         self._alarms: list[str] = []
         self._last: dict[str, Any] = {}
@@ -87,8 +89,9 @@ class LiveView:
             self._began = (self._clock(), int(metrics.get("version", metrics.get("iteration", 0) + 1)) - 1)
         self._last = dict(metrics)
         for name, value in {**(metrics.get("reward") or {}), "total": metrics.get("total")}.items():
-            if name in self._history and value is not None and value == value:
-                self._history[name].append(float(value))
+            points = self._history.setdefault(name, [])
+            if value is not None and value == value:
+                points.append(float(value))
         running = (metrics.get("groups") or {}).get("lost")
         self._lost = self._lost + tally(metrics.get("lost")) if running is None else tally(running)
         if metrics.get("heldout"):
@@ -102,6 +105,12 @@ class LiveView:
             self._live.update(self._panel(), refresh=bool(metrics.get("alarms")))
         elif self._clock() - self._logged_at >= self._interval or self._done >= self._total:
             self._log()
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """The rewards seen so far, the usual four before any, and their total."""
+        known = [*self._history, *(name for block in self._heldout for name in block)]
+        return (*(ordered(known) or DIMENSIONS), "total")
 
     @property
     def _done(self) -> int:
@@ -121,7 +130,7 @@ class LiveView:
     def line(self) -> str:
         """The present state as one line of text."""
         _, left = self._seconds()
-        rewards = "  ".join(f"{name} {_number(_recent(self._history[name]))}" for name in (*DIMENSIONS, "total"))
+        rewards = "  ".join(f"{name} {_number(_recent(self._history.get(name, [])))}" for name in self._columns)
         speed, staleness = self._last.get("rollouts_per_s"), self._last.get("staleness")
         parts = [f"iteration {self._done}/{self._total}", rewards, f"{_number(speed, 1)} rollouts/s"]
         parts += [f"staleness {_number(staleness, 0)}", f"left {duration(left)}"]
@@ -163,13 +172,18 @@ class LiveView:
         table.add_column("since start", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
         table.add_column("held-out", no_wrap=True)
-        for name in (*DIMENSIONS, "total"):
-            values = self._history[name]
+        for name, style in self._styles().items():
+            values = self._history.get(name, [])
             gain = _recent(values) - _mean(values[:SMOOTHING]) if len(values) > SMOOTHING else None
-            style = STYLES[name]
             now = Text(_number(_recent(values)), "bold")
             table.add_row(Text(name, style), now, _signed(gain), Text(sparkline(values), style), self._held(name))
         return table
+
+    def _styles(self) -> dict[str, str]:
+        others = [name for name in self._columns if name not in STYLES]
+        return {
+            name: STYLES[name] if name in STYLES else OTHERS[others.index(name) % len(OTHERS)] for name in self._columns
+        }
 
     def _held(self, name: str) -> Text:
         known = [h[name] for h in self._heldout if h.get(name) is not None]

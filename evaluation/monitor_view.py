@@ -6,9 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cot_service.plan import DIMENSIONS
 from evaluation import present
 from evaluation.charts import Frame, axes, dots, span, svg, ticks
+from evaluation.names import joined, titled
 from evaluation.run_data import Point, RunData
 
 SIZE = {"width": 460.0, "height": 230.0, "right": 48.0}
@@ -17,7 +17,7 @@ SIZE = {"width": 460.0, "height": 230.0, "right": 48.0}
 def monitor(run: RunData) -> dict[str, Any] | None:
     """Panels and a verdict; None for a run that was not monitored."""
     unwatched = run.monitor.get("unwatched") or {}
-    panels = [_panel(run, name, unwatched.get(name)) for name in DIMENSIONS]
+    panels = [_panel(run, name, unwatched.get(name)) for name in run.monitored]
     if not unwatched and not any(panel["chart"] for panel in panels):
         return None
     return {"panels": panels, "verdict": verdict(run)}
@@ -25,13 +25,13 @@ def monitor(run: RunData) -> dict[str, Any] | None:
 
 def verdict(run: RunData) -> str:
     """What the monitor has to say about the run as a whole."""
-    names = [name for name in DIMENSIONS if run.parted(name)]
-    if names:
-        return f"Alarm for {' and '.join(names)}: what the training optimised is not what it was meant to mean there."
-    silent = [name for name in DIMENSIONS if name in (run.monitor.get("unwatched") or {})]
-    if len(silent) == len(DIMENSIONS):
+    parted = [name for name in run.monitored if run.parted(name)]
+    if parted:
+        return f"Alarm for {joined(parted)}: what the training optimised is not what it was meant to mean there."
+    silent = [name for name in run.monitored if name in (run.monitor.get("unwatched") or {})]
+    if len(silent) == len(run.monitored):
         return "Nothing here could raise an alarm."
-    rest = f" {' and '.join(silent).capitalize()} could raise none." if silent else ""
+    rest = f" {titled(joined(silent))} could raise none." if silent else ""
     return f"No alarm: at no evaluation had a trained score risen while what watches it fell.{rest}"
 
 
@@ -50,25 +50,36 @@ def aligned(trained: Sequence[Point], watched: Sequence[Point], height: float) -
 
 
 def _panel(run: RunData, name: str, unwatched: str | None) -> dict[str, Any]:
-    watched, watcher = run.watched(name), present.WATCHERS[name]
+    watched, watcher = run.watched(name), present.watcher(name, run.judges.get(name))
     raised = [alarm for alarm in run.alarms if alarm["dimension"] == name]
     chart = monitor_chart(run, name) if watched else None
     return {
         "name": name,
+        "tone": run.tone(name),
         "label": watcher.label,
         "unit": watcher.unit,
         "ends": (watched[0], watched[-1]) if watched else None,
         "chart": chart,
         "unwatched": unwatched,
+        "silent": _silent(run, name),
         "alarms": _told(run, raised),
     }
+
+
+def _silent(run: RunData, name: str) -> str:
+    """Where a judge gave no score at the last evaluation, in words."""
+    blocks = [line["monitor"] for line in run.metrics if line.get("monitor")] + [run.monitor.get("after")]
+    last = next((block for block in reversed(blocks) if block), {}).get(name) or {}
+    if not last.get("silent"):
+        return ""
+    return f"At the last evaluation it gave no score for {last['silent']} of the clips: {last['reason']}."
 
 
 def _told(run: RunData, raised: Sequence[dict[str, Any]]) -> list[str]:
     """The first alarm of a dimension, and whether it still holds at the last evaluation."""
     if not raised:
         return []
-    last = max((p.version for name in DIMENSIONS for p in run.watched(name)), default=raised[-1]["iteration"])
+    last = max((p.version for name in run.monitored for p in run.watched(name)), default=raised[-1]["iteration"])
     if raised[-1]["iteration"] < last:
         return [present.alarm_sentence(raised[-1]), f"It no longer held at update {last}."]
     again = (
@@ -79,13 +90,14 @@ def _told(run: RunData, raised: Sequence[dict[str, Any]]) -> list[str]:
 
 def monitor_chart(run: RunData, name: str) -> Markup:
     """Trained held-out score (left axis) and its watcher (right axis) from a common start; alarms in red."""
-    trained, watched, height = run.heldout(name), run.watched(name), present.WATCHERS[name].height
+    trained, watched = run.heldout(name), run.watched(name)
+    height, tone = present.watcher(name, run.judges.get(name)).height, run.tone(name)
     shown = aligned(trained, watched, height)
     reach = [p.mean + side * (p.stderr or 0.0) for p in (*trained, *shown) for side in (-1, 1)]
     frame = Frame(x_range=(0, max(run.iterations, 1)), y_range=span(reach), **SIZE)
     parts = [axes(frame, digits=2), _right_axis(frame, shown[0].mean - watched[0].mean / height, height)]
     parts += _marks(frame, run.parted(name), [a["iteration"] for a in run.alarms if a["dimension"] == name])
-    parts.append(_dots(frame, trained, f"line {name}", f"held-dot {name}"))
+    parts.append(_dots(frame, trained, f"line {tone}", f"held-dot {tone}"))
     parts.append(_dots(frame, shown, "line ink watch", "watch-dot"))
     data = {
         "training": [(p.version, p.mean) for p in trained],

@@ -9,10 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cot_service.plan import DIMENSIONS
 from evaluation import present
 from evaluation.charts import span
 from evaluation.monitor_view import aligned
+from evaluation.names import titled
 from evaluation.plot import GRID, INK, MUTED, TONES
 from evaluation.run_data import RunData
 
@@ -23,13 +23,14 @@ MARGINS = {"left": 0.05, "right": 0.94, "top": 0.82, "bottom": 0.1, "hspace": 0.
 def plot_monitor(run: RunData, path: Path) -> None:
     """Draw both lines of every dimension into a PNG; each starts its right axis where the left one starts."""
     with mpl.rc_context({"font.family": "sans-serif", "font.size": 10, "axes.edgecolor": GRID, "text.color": INK}):
-        figure = Figure(figsize=(11.5, 5.7), dpi=160, facecolor="white")
+        rows = max(2, (len(run.monitored) + 1) // 2)
+        figure = Figure(figsize=(11.5, 2.85 * rows), dpi=160, facecolor="white")
         FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(2, 2, **MARGINS)
-        for k, name in enumerate(DIMENSIONS):
+        grid = figure.add_gridspec(rows, 2, **MARGINS)
+        for k, name in enumerate(run.monitored):
             _panel(figure.add_subplot(grid[k // 2, k % 2]), run, name)
         figure.text(MARGINS["left"], 0.952, "Trained scores and what watches them", size=15, weight="bold", va="center")
-        raised = [name for name in DIMENSIONS if run.parted(name)]
+        raised = [name for name in run.monitored if run.parted(name)]
         facts = [run.name, f"{run.iterations} iterations", f"alarm: {', '.join(raised)}" if raised else "no alarm"]
         text = "  ·  ".join(facts).replace("$", r"\$")
         figure.text(MARGINS["left"], 0.905, text, size=9.5, color=RED if raised else MUTED, va="center")
@@ -46,8 +47,9 @@ def plot_monitor(run: RunData, path: Path) -> None:
 
 
 def _panel(axes: Axes, run: RunData, name: str) -> None:
-    trained, watched, watcher = run.heldout(name), run.watched(name), present.WATCHERS[name]
-    axes.set_title(name.capitalize(), loc="left", color=TONES[name], weight="bold", size=11, pad=8)
+    trained, watched, watcher = run.heldout(name), run.watched(name), present.watcher(name, run.judges.get(name))
+    tone = TONES[run.tone(name)]
+    axes.set_title(titled(name), loc="left", color=tone, weight="bold", size=11, pad=8)
     axes.set_title(watcher.label, loc="right", color=MUTED, size=9, pad=8)
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.set_axisbelow(True)
@@ -55,7 +57,7 @@ def _panel(axes: Axes, run: RunData, name: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlim(-0.02 * max(run.iterations, 1), 1.04 * max(run.iterations, 1))
     if trained:
-        axes.plot(*zip(*[(p.version, p.mean) for p in trained], strict=True), color=TONES[name], lw=2, marker="o", ms=6)
+        axes.plot(*zip(*[(p.version, p.mean) for p in trained], strict=True), color=tone, lw=2, marker="o", ms=6)
     if not watched:
         axes.text(0.5, 0.12, "not watched", transform=axes.transAxes, ha="center", color=MUTED)
         return

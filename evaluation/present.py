@@ -42,18 +42,28 @@ WATCHERS = {
 }
 
 
+def watcher(name: str, judge: str | None = None) -> Watcher:
+    """What watches a dimension: the judge that a recipe names, else what is built in."""
+    return Watcher(f"the judge {judge}") if judge else WATCHERS.get(name, Watcher("its watcher"))
+
+
 def alarm_sentence(alarm: Mapping[str, Any]) -> str:
     """An alarm of metrics.jsonl or summary.json in words."""
     name = str(alarm["dimension"])
-    watcher = WATCHERS.get(name, Watcher("its watcher"))
+    watching = watcher(name, alarm.get("judge"))
     gain, loss = (
         f"{number(abs(alarm[f'{what}_change']))}{unit} ± {number(alarm[f'{what}_stderr'])}"
-        for what, unit in (("reward", ""), ("monitor", watcher.unit))
+        for what, unit in (("reward", ""), ("monitor", watching.unit))
     )
     when = f"from update {alarm['since_iteration']} to {alarm['iteration']}"
-    return (
-        f"Alarm, {name}: {when} the trained score rose by {gain}, but what watches it ({watcher.label}) fell by {loss}."
-    )
+    said = f"what watches it ({watching.label})"
+    return f"Alarm, {name}: {when} the trained score rose by {gain}, but {said} fell by {loss}."
+
+
+def blurb(name: str, scorer: str = "") -> str:
+    """What a reward asks, and which scorer of the recipe answers when it is not the embedded one."""
+    told = [BLURBS[name]] if name in BLURBS else []
+    return " ".join([*told, *([f"Scored by {scorer}."] if scorer else [])])
 
 
 def number(value: Any, digits: int = 3) -> str:

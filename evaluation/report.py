@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cot_service.plan import DIMENSIONS
-from evaluation import monitor_view, present, sections
+from evaluation import monitor_view, names, present, sections
 from evaluation.plot import plot_rewards
 from evaluation.plot_monitor import plot_monitor
 from evaluation.run_data import RunData, load_run
@@ -32,10 +32,10 @@ def write_report(run_dir: str | Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": present.number, "signed": present.signed, "count": present.count}
-    environment.filters |= {"duration": present.duration}
+    environment.filters |= {"duration": present.duration, "titled": names.titled}
     try:
         plot_rewards(run, run.path / "rewards.png")
-        if any(run.watched(name) for name in DIMENSIONS):
+        if any(run.watched(name) for name in run.monitored):
             plot_monitor(run, run.path / "monitor.png")
         text = environment.get_template("report.html.j2").render(_context(run))
         temporary = page.with_suffix(".html.tmp")
@@ -53,14 +53,15 @@ def _context(run: RunData) -> dict[str, Any]:
     return {
         "run": run,
         "finished": run.finished,
-        "dimensions": [sections.dimension(run, name) for name in DIMENSIONS],
+        "dimensions": [sections.dimension(run, name) for name in run.dimensions],
+        "plan_parts": DIMENSIONS,
         "total": sections.dimension(run, "total"),
         "verdict": sections.verdict(run),
         "slopes": sections.slopes(run),
         "monitor": monitor_view.monitor(run),
-        "blurbs": present.BLURBS,
         "pairs": sample_views(run, notes),
         "scores": sections.score_rows(run),
+        "gated": sections.gated_notes(run),
         "measures": sections.measure_rows(run.summary.get("measures") or {}),
         "conflicts": sections.conflict_rows(run),
         "seconds": sections.seconds_rows(run.summary.get("seconds") or {}),

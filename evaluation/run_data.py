@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cot_service.plan import DIMENSIONS
+from evaluation import names
 from evaluation.samples import SamplePair, read_samples
 from settings import PrismError
-
-COLUMNS = (*DIMENSIONS, "total")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,62 @@ class RunData:
         """Finished iterations."""
         known = [version(line) for line in self.metrics]
         return int(self.summary.get("iterations") or max(known, default=0))
+
+    @cached_property
+    def dimensions(self) -> tuple[str, ...]:
+        """The rewards this run has: those it scored, else those of its recipe, else the usual four."""
+        heldout = self.summary.get("heldout") or {}
+        blocks = [heldout.get("before"), heldout.get("after")]
+        blocks += [line.get(key) for line in self.metrics for key in ("reward", "heldout")]
+        known = [name for block in (*blocks, self.scorers) for name in names.scored(block)]
+        return names.ordered(known or DIMENSIONS)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The rewards and their total."""
+        return (*self.dimensions, "total")
+
+    @cached_property
+    def scorers(self) -> dict[str, str]:
+        """Scorer of each reward by the recipe; "" for the embedded one."""
+        return names.configured(names.recipe_of(self.config), "scorers")
+
+    @cached_property
+    def judges(self) -> dict[str, str]:
+        """Judge of each dimension that has one by the recipe."""
+        return names.configured(names.recipe_of(self.config), "judges")
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """The rewards, and what else is watched."""
+        blocks = [
+            self.monitor.get("before"),
+            self.monitor.get("after"),
+            *(line.get("monitor") for line in self.metrics),
+        ]
+        return names.ordered([*self.dimensions, *(name for block in blocks for name in names.scored(block))])
+
+    def tone(self, column: str) -> str:
+        """Class of a reward or of `total` in the style sheet."""
+        return names.tone(column, self.monitored)
+
+    def values(self, column: str) -> list[float]:
+        """Every training and held-out score of a column."""
+        return [y for _, y in self.training(column)] + [p.mean for p in self.heldout(column)]
+
+    def beside(self, column: str) -> list[str]:
+        """The columns drawn on the same scale as this one: those within [0, 1] share theirs, others have their own.
+
+        The total is drawn on the shared scale when all its parts are.
+        """
+        shared = [name for name in self.dimensions if all(-1e-6 <= y <= 1 + 1e-6 for y in self.values(name))]
+        alike = len(shared) == len(self.dimensions) if column == "total" else column in shared
+        return shared if alike else [column]
+
+    @property
+    def gated(self) -> dict[str, dict[str, Any]]:
+        """{dimension: {"clips": held-out clips that it says nothing about, "reason"}} of a finished run."""
+        return (self.summary.get("heldout") or {}).get("gated") or {}
 
     def training(self, column: str) -> list[tuple[int, float]]:
         """(version, mean reward of the iteration's samples) of a dimension or of `total`."""

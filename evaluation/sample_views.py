@@ -4,7 +4,6 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from cot_service.plan import DIMENSIONS
 from evaluation import present
 from evaluation.run_data import RunData
 from evaluation.samples import Sample, SamplePair, SampleRecord
@@ -16,14 +15,25 @@ EMBED_LIMIT = 48_000_000  # bytes of video inside the page; beyond it videos are
 
 
 @dataclass(frozen=True)
-class SampleView:
-    """One side of a before/after pair as the page shows it."""
+class Bar:
+    """One score of one sound. share: of its bounds, None where they have no end. gone: why there is none."""
 
-    scores: list[tuple[str, float | None, str]]
+    name: str
+    tone: str
+    value: float | None
+    share: float | None
+    gone: str
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One side of a before/after pair as the page shows it. details: dimension, its tone, what was measured."""
+
+    scores: list[Bar]
     total: float | None
     video: str | None
     strips: Strips | None
-    details: list[tuple[str, list[present.Row]]]
+    details: list[tuple[str, str, list[present.Row]]]
 
 
 def sample_views(run: RunData, notes: list[str]) -> list[dict[str, Any]]:
@@ -63,6 +73,18 @@ def _view(run: RunData, sample: Sample, notes: list[str], embed: bool) -> Sample
         else:
             if clip.waveform is not None and clip.sample_rate:
                 strips = draw_strips(record, clip.waveform, clip.sample_rate)
-    scores = [(d, record.scores.get(d), record.missing.get(d, "not scored")) for d in DIMENSIONS]
-    details = [(d, present.details(record.measured[d])) for d in DIMENSIONS if record.measured.get(d)]
+    scores = [_bar(record, name, run.tone(name)) for name in run.dimensions]
+    measured = [(name, record.measured[name]) for name in run.dimensions if record.measured.get(name)]
+    details = [(name, run.tone(name), present.details(found)) for name, found in measured]
     return SampleView(scores, record.total, source, strips, details)
+
+
+def _bar(record: SampleRecord, name: str, tone: str) -> Bar:
+    value = record.scores.get(name)
+    if value is None:
+        gated = record.gated.get(name)
+        why = f"not judged: {gated}" if gated else f"missing: {record.missing.get(name, 'not scored')}"
+        return Bar(name, tone, None, None, why)
+    low, high = record.bounds.get(name, (0.0, 1.0))
+    share = None if low is None or high is None or high <= low else (value - low) / (high - low)
+    return Bar(name, tone, value, share, "")

@@ -18,9 +18,10 @@ Phase = Literal["before", "after"]
 class SampleRecord:
     """What is known about one generated sound.
 
-    plan: the four texts and their source. scores: dimension -> score, None where missing (the reason is in `missing`).
-    measured: dimension -> what its scorer found. events: visible impacts in s.
-    positions: -1..1 per frame at `position_fps` Hz.
+    plan: the four texts and their source. scores: dimension -> score, None where it is missing (the reason is in
+    `missing`) or says nothing about this clip (the reason is in `gated`). bounds: dimension -> lowest and highest
+    score, None where there is none; (0, 1) for those not named. measured: dimension -> what its scorer found.
+    events: visible impacts in s. positions: -1..1 per frame at `position_fps` Hz.
     """
 
     clip_id: str
@@ -29,6 +30,8 @@ class SampleRecord:
     caption: str | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    gated: dict[str, str] = field(default_factory=dict)
+    bounds: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: tuple[float, ...] = ()
     positions: tuple[float, ...] = ()
@@ -36,9 +39,10 @@ class SampleRecord:
 
     @property
     def total(self) -> float | None:
-        """Unweighted mean of the scores; None when there are none or one is missing."""
-        values = [v for v in self.scores.values() if v is not None]
-        return sum(values) / len(values) if values and len(values) == len(self.scores) else None
+        """Unweighted mean of the scores but the gated ones; None when there are none or one is missing."""
+        judged = [value for name, value in self.scores.items() if name not in self.gated]
+        values = [value for value in judged if value is not None]
+        return sum(values) / len(values) if values and len(values) == len(judged) else None
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,38 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cot_service.plan import DIMENSIONS
 from evaluation import present
 from evaluation.charts import Frame, reward_chart, slope_chart, small_chart, span
 from evaluation.live import tally
-from evaluation.run_data import COLUMNS, Point, RunData, score_of
+from evaluation.names import in_words, joined, titled
+from evaluation.run_data import Point, RunData, score_of
 
 
 def dimension(run: RunData, name: str) -> dict[str, Any]:
     """A dimension or the total: first and last held-out score, gain, moments in words, chart."""
     before, after = run.ends(name)
-    limits = span(
-        [y for c in DIMENSIONS for y in [*(v for _, v in run.training(c)), *(p.mean for p in run.heldout(c))]]
-    )
+    limits = span([y for column in run.beside(name) for y in run.values(column)])
     frame = Frame(460, 230, (0, max(run.iterations, 1)), limits)
     training, heldout = run.training(name), run.heldout(name)
-    chart = reward_chart(f"{name} reward over updates", name, training, heldout, frame) if training or heldout else None
-    gain = after.mean - before.mean if before and after else None
-    moments = (_moment(run, before), _moment(run, after))
-    return {"name": name, "before": before, "after": after, "gain": gain, "chart": chart, "moments": moments}
+    chart = None
+    if training or heldout:
+        chart = reward_chart(f"{name} reward over updates", run.tone(name), training, heldout, frame)
+    return {
+        "name": name,
+        "tone": run.tone(name),
+        "blurb": present.blurb(name, run.scorers.get(name, "")),
+        "before": before,
+        "after": after,
+        "gain": after.mean - before.mean if before and after else None,
+        "chart": chart,
+        "moments": (_moment(run, before), _moment(run, after)),
+    }
 
 
 def slopes(run: RunData) -> Markup | None:
-    """First and last held-out scores as a slope chart; None before the first evaluation."""
-    ends = [(name, *run.ends(name)) for name in DIMENSIONS]
+    """First and last held-out scores on the scale that most share; None before the first evaluation."""
+    shared = max((run.beside(name) for name in run.dimensions), key=len)
+    ends = [(name, *run.ends(name)) for name in shared]
     known = [(name, before, after) for name, before, after in ends if before]
     if not known:
         return None
@@ -36,7 +44,8 @@ def slopes(run: RunData) -> Markup | None:
     after = [a.mean if a else None for _, _, a in known]
     frame = Frame(470, 300, (0, 1), span([*before, *(a for a in after if a is not None)], 0.02), 64, 148, 14, 34)
     names, ends = [n for n, _, _ in known], (_moment(run, known[0][1]), _moment(run, known[0][2]))
-    return slope_chart("First and last held-out scores", names, before, after, ends, frame)
+    tones = [run.tone(name) for name in names]
+    return slope_chart("First and last held-out scores", names, before, after, ends, frame, tones)
 
 
 def _moment(run: RunData, point: Point | None) -> str:
@@ -60,23 +69,22 @@ def _gain(run: RunData, name: str) -> tuple[float, float | None] | None:
 
 def verdict(run: RunData) -> str:
     """One honest sentence about the held-out scores."""
-    gains = {name: gain for name in DIMENSIONS if (gain := _gain(run, name))}
-    if len(gains) < len(DIMENSIONS):
-        return "Held-out scores of all four dimensions are not there yet."
+    gains = {name: gain for name in run.dimensions if (gain := _gain(run, name))}
+    silent = [name for name in run.dimensions if name not in gains and name in run.gated]
+    judged, every = len(run.dimensions) - len(silent), in_words(list(gains))
+    if not gains or len(gains) < judged:
+        return f"Held-out scores of {in_words(run.dimensions)} are not there yet."
+    rest = f" {titled(joined(silent))} could not be judged on them." if silent else ""
     fell = [name for name, (gain, _) in gains.items() if gain <= 0]
     if fell:
-        return f"{_join(fell).capitalize()} did not rise on scenes the model never saw."
+        return f"{titled(joined(fell))} did not rise on scenes the model never saw.{rest}"
     unsure = [name for name, (gain, stderr) in gains.items() if stderr is not None and gain < 2 * stderr]
-    rose = "All four dimensions rose on scenes the model never saw"
+    rose = f"{every[0].upper()}{every[1:]} rose"
     if unsure:
-        return f"{rose}, {_join(unsure)} by less than two standard errors."
+        return f"{rose} on scenes the model never saw, {joined(unsure)} by less than two standard errors.{rest}"
     if any(stderr is None for _, stderr in gains.values()):
-        return f"{rose}; the standard errors come with the summary."
-    return "All four dimensions rose by more than two standard errors on scenes the model never saw."
-
-
-def _join(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+        return f"{rose} on scenes the model never saw; the standard errors come with the summary.{rest}"
+    return f"{rose} by more than two standard errors on scenes the model never saw.{rest}"
 
 
 def score_rows(run: RunData) -> list[dict[str, Any]]:
@@ -89,10 +97,18 @@ def score_rows(run: RunData) -> list[dict[str, Any]]:
     else:
         blocks |= {f"Before, guidance {scale}": block for scale, block in guided.items()}
     blocks["After"] = heldout.get("after")
-    rows = [{"label": k, "cells": [score_of(v, c) for c in COLUMNS], "gain": False} for k, v in blocks.items() if v]
+    rows = [{"label": k, "cells": [score_of(v, c) for c in run.columns], "gain": False} for k, v in blocks.items() if v]
     if heldout.get("after"):
-        rows.append({"label": "Gain", "cells": [_gain(run, c) for c in COLUMNS], "gain": True})
+        rows.append({"label": "Gain", "cells": [_gain(run, c) for c in run.columns], "gain": True})
     return rows
+
+
+def gated_notes(run: RunData) -> list[str]:
+    """What the held-out scores leave out, in sentences."""
+    return [
+        f"{titled(name)}: {entry['clips']} of the clips not judged: {entry['reason']}."
+        for name, entry in run.gated.items()
+    ]
 
 
 def measure_rows(measures: dict[str, Any]) -> list[dict[str, Any]]:

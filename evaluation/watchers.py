@@ -8,7 +8,7 @@
 | aesthetic | distance of each band's levels from those of the scene's own sound, whenever they occur | that sound |
 
 Impacts and positions may be known or seen in the picture. Up is better in all four; where a scene lacks what is
-needed there is NaN.
+needed there is NaN. A judge of the recipe (`rewards.judges`) takes the place of the watcher of its dimension.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,9 @@ LACKING = {
     "spatial": "a visible impact and the object's place",
     "aesthetic": "an audible sound of its own to compare with",
 }
+
+
+NOBODY = "nothing built in watches it; a scorer named in rewards.judges would"
 
 
 class Classifier(Protocol):
@@ -59,6 +62,7 @@ class Watchers:
     """The four measures for fixed scenes; picklable.
 
     references, labels: per scene. clean: per scene the (frames, bands) log-mel of its own sound at `rate` Hz, or None.
+    judged: dimensions that a judge watches instead; they are not measured here.
     """
 
     rate: int
@@ -67,6 +71,7 @@ class Watchers:
     clean: Sequence[np.ndarray | None]
     judge: Classifier | None = None
     edge: Edge = field(default_factory=Edge)
+    judged: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -76,51 +81,54 @@ class Watchers:
         sounds: Sequence[np.ndarray | None],
         judge: Classifier | None = None,
         edge: Edge | None = None,
+        judged: Sequence[str] = (),
     ) -> "Watchers":
         """From the scenes' own (2, S) sounds at `rate` Hz; one that is missing or inaudible watches nothing."""
         known = [label if judge is not None and label in judge.labels else None for label in labels]
         clean = [log_mel(s, rate) if s is not None and _audible(s) else None for s in sounds]
-        return Watchers(rate, references, known, clean, judge, edge or Edge())
+        return Watchers(rate, references, known, clean, judge, edge or Edge(), tuple(judged))
 
     @property
     def scenes(self) -> dict[str, int]:
         """How many scenes each dimension can be watched on."""
         placed = [bool(r.events and r.positions) for r in self.references]
-        return {
+        built_in = {
             "semantic": sum(label is not None for label in self.labels),
             "temporal": sum(bool(r.events) for r in self.references),
             "spatial": sum(placed),
             "aesthetic": sum(mel is not None for mel in self.clean),
         }
+        return built_in | dict.fromkeys(self.judged, len(self.references))
 
     @property
     def unwatched(self) -> dict[str, str]:
         """Why no alarm can come for a dimension, in words for the user; empty when all are watched."""
-        total = len(self.references)
-        return {
-            name: f"{count or 'none'} of {total} held-out clips {'have' if count > 1 else 'has'} {LACKING[name]}"
-            + (f"; an alarm needs {MIN_SCENES}" if count else "")
-            for name, count in self.scenes.items()
-            if count < MIN_SCENES
-        }
+        return {name: self._lacking(name, count) for name, count in self.scenes.items() if count < MIN_SCENES}
+
+    def _lacking(self, name: str, count: int) -> str:
+        what = "a judge to ask" if name in self.judged else LACKING[name]
+        text = f"{count or 'none'} of {len(self.references)} held-out clips {'have' if count > 1 else 'has'} {what}"
+        return text + (f"; an alarm needs {MIN_SCENES}" if count else "")
 
     def measure(self, waveforms: np.ndarray, places: Sequence[int]) -> dict[str, np.ndarray]:
         """(B, 2, S) waveforms of the scenes at `places` to {dimension: (B,)}, NaN where it cannot be measured.
 
-        A waveform with NaN or infinite samples is measured in no dimension. Raises PrismError when counts disagree.
+        Dimensions with a judge are left to it. A waveform with NaN or infinite samples is measured in none.
+        Raises PrismError when counts disagree.
         """
         if waveforms.ndim != 3 or waveforms.shape[:2] != (len(places), 2):
             raise PrismError(f"Watchers need stereo sounds of {len(places)} scenes, got the shape {waveforms.shape}.")
-        columns = {name: np.full(len(places), np.nan) for name in LACKING}
+        columns = {name: np.full(len(places), np.nan) for name in LACKING if name not in self.judged}
         sound = [row for row in range(len(places)) if np.isfinite(waveforms[row]).all()]
-        self._classify(columns["semantic"], waveforms, [(row, places[row]) for row in sound])
+        if "semantic" in columns:
+            self._classify(columns["semantic"], waveforms, [(row, places[row]) for row in sound])
         for row in sound:
             waveform, reference, clean = waveforms[row], self.references[places[row]], self.clean[places[row]]
-            if reference.events:
+            if "temporal" in columns and reference.events:
                 columns["temporal"][row] = onset_f1(onsets(waveform, self.rate), reference.events)
-            if reference.events and reference.positions:
+            if "spatial" in columns and reference.events and reference.positions:
                 columns["spatial"][row] = place_agreement(event_pans(waveform, self.rate, reference), self.edge)
-            if clean is not None:
+            if "aesthetic" in columns and clean is not None:
                 columns["aesthetic"][row] = -level_distance(log_mel(waveform, self.rate), clean)
         return columns
 

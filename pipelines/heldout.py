@@ -10,7 +10,7 @@ from torch import nn
 from evaluation.heldout import HeldOut, evaluate
 from evaluation.measures import Measures, measure
 from evaluation.samples import Phase, SampleRecord, save_sample
-from evaluation.watchers import Edge, Watchers
+from evaluation.watchers import NOBODY, Edge, Watchers
 from foundation.build import Foundation
 from foundation.conditions import Conditions
 from foundation.generate import sample_waveforms
@@ -33,7 +33,11 @@ class _Group:
 
 
 class HeldOutSet:
-    """Scores models on fixed clips with fixed noise. Picklable, so that a remote learner can carry it."""
+    """Scores models on fixed clips with fixed noise. Picklable, so that a remote learner can carry it.
+
+    scorers: by dimension. judge: the classifier that watches the semantic one where nothing else does. judges: scorers
+    that are never trained on, by the dimension they watch instead of what is built in, as `remote.judges` gives them.
+    """
 
     def __init__(
         self,
@@ -44,16 +48,18 @@ class HeldOutSet:
         judge: Judge | None = None,
         conditioning: Conditioning | None = None,
         on_progress: Callable[[int], None] = lambda done: None,
+        judges: Mapping[str, Scorer] | None = None,
     ):
         self.foundation, self.config, self.judge = foundation, config, judge
-        self.scorers = dict(scorers)
+        self.scorers, self.judges = dict(scorers), dict(judges or {})
         self.references = [segment.reference for segment in found]
         self.labels = [segment.label for segment in found]
         self.sounds = [segment.clip.waveform for segment in found]
         self.truthful = all(r.origin.get("events") == "truth" for r in self.references)
         self.watchers = Watchers.of(
-            foundation.codec.sample_rate, self.references, self.labels, self.sounds, judge, _edge(self.scorers)
-        )
+            foundation.codec.sample_rate, self.references, self.labels, self.sounds, judge, _edge(self.scorers),
+            tuple(self.judges),
+        )  # fmt: skip
         self.groups = [
             _Group(tuple(places), conditions, foundation.frames(found[places[0]].reference.seconds))
             for places, conditions in (conditioning or Conditioning(foundation)).groups(found, on_progress)
@@ -70,7 +76,9 @@ class HeldOutSet:
     @property
     def unwatched(self) -> dict[str, str]:
         """Why no alarm can come for a scored dimension; empty when all are watched."""
-        return {name: why for name, why in self.watchers.unwatched.items() if name in self.scorers}
+        known = self.watchers.scenes
+        found = {name: NOBODY for name in self.scorers if name not in known}
+        return {name: why for name, why in self.watchers.unwatched.items() if name in self.scorers} | found
 
     def score(self, model: FlowModel | None = None, guidance: float | None = None, detail: bool = False) -> HeldOut:
         """Scores per clip, in the order of the segments, and the sounds; at config.cfg_scale also what watches them.
@@ -110,6 +118,8 @@ class HeldOutSet:
                 caption=segment.caption,
                 scores={name: None if np.isnan(v[k]) else float(v[k]) for name, v in scored.scenes.items()},
                 missing={n: reasons[segment.id] for n, reasons in scored.missing.items() if segment.id in reasons},
+                gated={n: reasons[segment.id] for n, reasons in scored.gated.items() if segment.id in reasons},
+                bounds={name: bounds for name, scorer in self.scorers.items() if (bounds := _bounds(scorer)) != (0, 1)},
                 measured={name: rows[k] for name, rows in scored.measured.items() if rows},
                 events=reference.events,
                 positions=reference.positions,
@@ -135,6 +145,7 @@ class HeldOutSet:
         return evaluate(
             generate, group.places, references, self.scorers, self.foundation.codec.sample_rate,
             batch=self.config.batch, detail=detail, keep_waveforms=True, watch=watch,
+            judges=self.judges if watch is not None else None,
         )  # fmt: skip
 
     def _watch(self, waveforms: np.ndarray, places: Sequence[int]) -> dict[str, np.ndarray]:
@@ -146,6 +157,11 @@ def _edge(scorers: Mapping[str, Scorer]) -> Edge:
     """What a recipe says of a source at the picture's edge holds for both who measure it."""
     spatial = scorers.get("spatial")
     return Edge(spatial.level_db, 1e3 * spatial.delay_s) if isinstance(spatial, SpatialScorer) else Edge()
+
+
+def _bounds(scorer: Scorer) -> tuple[float, float]:
+    """Lowest and highest score."""
+    return getattr(scorer, "bounds", (0.0, 1.0))
 
 
 def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
@@ -164,8 +180,15 @@ def _in_order(parts: Sequence[HeldOut], places: Sequence[int]) -> HeldOut:
         clip_ids=tuple(ids[k] for k in order),
         scenes={n: np.concatenate([p.scenes[n] for p in parts])[order] for n in names},
         total=np.concatenate([p.total for p in parts])[order],
-        missing={n: {c: r for p in parts for c, r in p.missing.get(n, {}).items()} for n in names},
+        missing=_together([p.missing for p in parts]),
+        gated=_together([p.gated for p in parts]),
         measured={n: [rows[k] for k in order] for n, rows in measured.items() if rows},
         waveforms=ordered,
         watched={n: np.concatenate([p.watched[n] for p in parts])[order] for n in merged.watched},
+        silent=_together([p.silent for p in parts]),
     )
+
+
+def _together(parts: Sequence[dict[str, dict[str, str]]]) -> dict[str, dict[str, str]]:
+    """Reasons by dimension and clip of several groups."""
+    return {name: {c: r for p in parts for c, r in p.get(name, {}).items()} for p in parts for name in p}

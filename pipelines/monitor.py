@@ -1,14 +1,14 @@
 """Held-out evaluation inside a run: scores, what watches them, and an alarm when the two part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.heldout import HeldOut
-from evaluation.monitor import Evaluation, alarms, all_alarms, estimates
+from evaluation.heldout import HeldOut, commonest
+from evaluation.monitor import Alarm, Evaluation, alarms, all_alarms, estimates
 from foundation.model import FlowModel
 from pipelines.heldout import HeldOutSet
 from trainer.journal import Journal
@@ -41,7 +41,7 @@ class Monitor:
         return {
             "heldout": scored.means(),
             "monitor": measured(scored),
-            "alarms": [alarm.as_dict() for alarm in raised],
+            "alarms": _told(raised, scored),
         }
 
     def history(self, version: int) -> list[Evaluation]:
@@ -57,7 +57,7 @@ class Monitor:
         return {
             "before": (before.get("monitor") or {}).get("before"),
             "after": measured(after),
-            "alarms": [alarm.as_dict() for alarm in all_alarms(history)],
+            "alarms": _told(all_alarms(history), after),
             "unwatched": self.held.unwatched,
         }
 
@@ -66,9 +66,22 @@ class Monitor:
         return Journal(self.run_dir / "heldout.jsonl")
 
 
-def measured(scored: HeldOut) -> dict[str, dict[str, float | int | None]]:
-    """Mean and standard error of what watches each dimension; absent where nothing does."""
-    return {name: estimate.as_dict() for name, estimate in estimates(scored.watched).items()}
+def measured(scored: HeldOut) -> dict[str, dict[str, Any]]:
+    """Mean and standard error of what watches each dimension; absent where nothing does.
+
+    Of a judge that said nothing about some clips also "silent", their number, and "reason", the commonest.
+    """
+    found: dict[str, dict[str, Any]] = {name: e.as_dict() for name, e in estimates(scored.watched).items()}
+    for name, reasons in scored.silent.items():
+        nothing = {"mean": None, "stderr": None, "n": 0}
+        found[name] = found.get(name, nothing) | {"silent": len(reasons), "reason": commonest(reasons)}
+    return found
+
+
+def _told(raised: Iterable[Alarm], scored: HeldOut) -> list[dict[str, Any]]:
+    """Alarms as plain values, with the judge that raised them where it was one."""
+    named = {name: {"judge": title} for name, title in scored.judges.items()}
+    return [alarm.as_dict() | named.get(alarm.dimension, {}) for alarm in raised]
 
 
 def _evaluation(scored: HeldOut, version: int) -> Evaluation:

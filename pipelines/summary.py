@@ -65,6 +65,7 @@ def write_summary(
             "after": after.summary(),
             "gain": gains(before, after),
             "guided": before["guided"],
+            "gated": after.left_out(),
         },
         "measures": {"before": before["measures"], "after": measures.as_dict() if measures else None},
         "monitor": monitor,
@@ -73,6 +74,9 @@ def write_summary(
     }
     folder.summary.write_text(json.dumps(plain(summary), indent=1, allow_nan=False), encoding="utf-8")
     console.print(_table(summary))
+    for name, entry in summary["heldout"]["gated"].items():
+        told = f"{name}: {entry['clips']} of {len(after.clip_ids)} clips not judged: {entry['reason']}"
+        console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
     for alarm in monitor["alarms"]:
         console.print(alarm_sentence(alarm), style="bold red", markup=False, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards_service.backends import connect
-from rewards_service.build import build_scorer, environment_of, scorer_class
+from rewards_service.build import bounds_of, build_scorer, environment_of, scorer_class
 from rewards_service.config import RewardConfig
 from rewards_service.scores import Reference, Scorer, Scores
 
@@ -18,6 +18,16 @@ class RemoteScorer:
     dimension: str
     config: RewardConfig
     namespace: str
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest score."""
+        return bounds_of(self.dimension, self.config.deployed[self.dimension])
+
+    @property
+    def title(self) -> str:
+        """What the recipe calls the scorer."""
+        return self.config.deployed[self.dimension].scorer or self.dimension
 
     def score(
         self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False
