@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from rewards_service.endpoint import ActorEndpoint, Endpoint, Request
-from rewards_service.errors import RewardError
+from rewards_service.errors import RefusedError, RewardError
 from rewards_service.pool import Pool, Replica
 from rewards_service.scores import Reference, Scores
 from rewards_service.verdict import all_missing, checked
@@ -66,6 +66,7 @@ class RewardClient:
         self._deadline_s = deadline_s
         self._bounds = dict(bounds or {})
         self._fleet = fleet
+        self._scaling: dict[str, asyncio.Lock] = {dimension: asyncio.Lock() for dimension in replicas}
         tags = ("dimension",)
         self._latency = Histogram("prism_reward_latency_seconds", "Time of a reward call", LATENCY_BOUNDS, tags)
         self._failures = Counter("prism_reward_failures_total", "Reward calls that failed", tags)
@@ -124,7 +125,8 @@ class RewardClient:
             raise RewardError(f"There is no {dimension} reward to scale; there are {', '.join(self._pools)}.")
         if replicas < 1 or (max_replicas is not None and max_replicas < replicas):
             raise RewardError(f"Expected at least 1 replica and no smaller maximum, got {replicas} and {max_replicas}.")
-        await self._fleet.scale(dimension, self._pools[dimension], replicas, max_replicas)
+        async with self._scaling[dimension]:
+            await self._fleet.scale(dimension, self._pools[dimension], replicas, max_replicas)
         return (await self.replicas())[dimension]
 
     async def replicas(self) -> dict[str, dict[str, int]]:
@@ -146,21 +148,33 @@ class RewardClient:
 
     def resting(self) -> dict[str, int]:
         """Number of replicas per dimension whose breaker is open."""
-        return {d: sum(r.resting_until > p.clock() for r in p.replicas) for d, p in self._pools.items()}
+        return {
+            d: sum(max(r.handle.resting(), r.resting_until > p.clock()) for r in p.replicas)
+            for d, p in self._pools.items()
+        }
 
     async def _score(self, dimension: str, request: Request, members: int) -> Scores:
         """One dimension: a call, and after a failure one more on another replica, or on the same once it is back."""
+        ending: list[asyncio.Task] = []
+        try:
+            return await self._tried(dimension, request, members, ending)
+        finally:
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _tried(self, dimension: str, request: Request, members: int, ending: list[asyncio.Task]) -> Scores:
+        """`_score`; tasks that end stuck replicas are left in `ending`."""
         pool, tags = self._pools[dimension], {"dimension": dimension}
         reasons: list[str] = []
         replica: Replica | None = None
         for attempt in range(2):
-            previous, replica = replica, pool.pick(avoid=replica)
+            replica = pool.pick(avoid=replica)
             start = time.perf_counter()
             replica.in_flight += 1
             try:
-                call = replica.handle.score(request, patient=attempt > 0 and replica is previous)
-                answer = await asyncio.wait_for(call, self._deadline_s)
+                answer = await asyncio.wait_for(replica.handle.score(request, patient=attempt > 0), self._deadline_s)
             except Exception as error:
+                if isinstance(error, TimeoutError):
+                    ending.append(asyncio.ensure_future(replica.handle.give_up(request, self._deadline_s)))
                 reasons.append(self._failed(pool, replica, error))
                 self._fail(dimension)
                 continue
@@ -191,10 +205,10 @@ class RewardClient:
         self._failures.inc(tags={"dimension": dimension})
 
     def _failed(self, pool: Pool, replica: Replica, error: Exception) -> str:
-        """Account for a failed call; a stuck replica is made to give up. Returns the reason."""
-        pool.failed(replica)
+        """Account for a failed call; a full queue is nobody's failure. Returns the reason."""
+        if not isinstance(error, RefusedError):
+            pool.failed(replica)
         if isinstance(error, TimeoutError):
-            replica.handle.give_up()
             return f"no answer within {self._deadline_s:g} s"
         if isinstance(error, RayActorError):
             return "the replica died"

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from rewards_service.actor import RewardActor
 from rewards_service.build import bounds_of, build_scorer, environment_of
 from rewards_service.config import RewardConfig, ScorerConfig
-from rewards_service.endpoint import ActorEndpoint, Endpoint
+from rewards_service.endpoint import WATCH, ActorEndpoint, Endpoint
 from rewards_service.errors import RewardError
 from rewards_service.pool import Pool
 
@@ -32,6 +32,7 @@ class Deployment(Protocol):
 
 
 _IDLE_POLL_S = 0.05
+_FORGET_POLLS = 200
 
 
 def replica_name(dimension: str, index: int) -> str:
@@ -93,6 +94,7 @@ def start(
     """Begin to start one replica."""
     options: dict[str, Any] = actor_options(dimension, scorer, config)
     options |= {"name": replica_name(dimension, index), "max_restarts": -1, "max_task_retries": 0}
+    options |= {"concurrency_groups": {WATCH: 1}, "max_pending_calls": scorer.service.queue_limit}
     if namespace:
         options["namespace"] = namespace
     remote: Any = ray.remote(RewardActor).options(**options)
@@ -149,10 +151,18 @@ class ActorFleet:
             while leaving.in_flight:
                 await asyncio.sleep(_IDLE_POLL_S)
             ray.kill(leaving.handle.handle, no_restart=True)
+            await self._forgotten(replica_name(dimension, len(pool.replicas)))
 
     async def replicas(self, dimension: str, pool: Pool) -> dict[str, int]:
         """{"running", "wanted"} replicas of a dimension."""
         return {"running": len(pool.replicas), "wanted": len(pool.replicas)}
+
+    async def _forgotten(self, name: str) -> None:
+        """Wait until Ray has freed the name of a replica that was ended, for the next one of its kind."""
+        for _ in range(_FORGET_POLLS):
+            if _find(name, self._namespace) is None:
+                return
+            await asyncio.sleep(_IDLE_POLL_S)
 
     async def _started(self, dimension: str, index: int) -> Endpoint:
         scorer, name = self._config.deployed[dimension], replica_name(dimension, index)

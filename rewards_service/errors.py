@@ -9,3 +9,11 @@ class RewardError(PrismError):
 
 class RewardConfigError(RewardError):
     """The reward section of a recipe asks for something that does not exist."""
+
+
+class ReplicaStuckError(RewardError):
+    """A replica takes no requests, because a call in it does not end; another one should be asked."""
+
+
+class RefusedError(RewardError):
+    """A replica's queue is full."""
