@@ -29,7 +29,9 @@ def evaluate(recipe_path: Path, overrides: Sequence[str], model: Path | None = N
     judge = Judge.load(find(recipe.judge, "judge"))
     conditioning = Conditioning(foundation, recipe.planner.template, feature_store(recipe))
     with instruments(completed(recipe, path), recipe.ray) as found:
-        held = HeldOutSet(foundation, data.heldout, found.scorers, recipe.evaluation, judge, conditioning)
+        held = HeldOutSet(
+            foundation, data.heldout, found.scorers, recipe.evaluation, judge, conditioning, judges=found.judges
+        )
         plain = held.score()
         guided = {f"{scale:g}": held.score(guidance=scale).summary() for scale in recipe.evaluation.guidance}
     measures = held.measures(plain)

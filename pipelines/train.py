@@ -162,8 +162,8 @@ def _encoded(
         sizes = {"held-out clips": len(data.heldout), "prompts": len(data.prompts)}
         tasks = [progress.add_task(f"encode {name}", total=size) for name, size in sizes.items()]
         counts = [partial(_count, progress, task) for task in tasks]
-        scorers = remote.scorers(recipe.rewards, namespace)
-        held = HeldOutSet(foundation, data.heldout, scorers, recipe.evaluation, judge, conditioning, counts[0])
+        scorers, judges = remote.scorers(recipe.rewards, namespace), remote.judges(recipe.rewards, namespace)
+        held = HeldOutSet(foundation, data.heldout, scorers, recipe.evaluation, judge, conditioning, counts[0], judges)
         found = conditioning.prompts(data.prompts, counts[1])
     conditioning.release_memory()
     return held, found
