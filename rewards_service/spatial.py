@@ -5,19 +5,19 @@ difference are turned into a place on screen and compared with the object's plac
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from rewards_service.batch import finish, prepare
+from rewards_service.delays import UPSAMPLE, correlation, delay_ms, peak, transform_size
 from rewards_service.scores import Reference, Scores
 
+__all__ = ["SpatialScorer", "basis", "delay_ms"]
+
 LEAD_S = 0.01
-UPSAMPLE = 4
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,12 @@ class SpatialScorer:
         windows = torch.stack([_stretch(clips, start, length) for start in starts.tolist()], dim=2)
         power = windows.square().sum(-1) + 1e-10
         level = 10 * torch.log10(power[:, 1] / power[:, 0])
-        size = int(next_fast_len(length + round(2 * self.delay_s * rate), real=True) or length)
+        size = transform_size(length, 2 * self.delay_s * rate)
         spectrum = torch.fft.rfft(windows, n=size)
         low, high = (int(min(hz / rate, 0.5) * size) for hz in (self.lowest_hz, self.highest_hz))
         left, right = spectrum[..., low : high + 1].unbind(1)
-        # The whitened cross spectrum; its real part belongs to what is even in the lag, its imaginary part to the rest.
-        even = (left.real * right.real).addcmul_(left.imag, right.imag)
-        odd = (left.imag * right.real).addcmul_(left.real, right.imag, value=-1)
-        white = even.square().addcmul_(odd, odd).clamp_min_(1e-24).pow_(-self.whitening / 2)
         reach = int(1.25 * self.delay_s * rate * UPSAMPLE) + 1
-        cosines, sines = _waves(low, high, size, reach)
-        delay = _peak(even.mul_(white) @ cosines, odd.mul_(white) @ sines) / (UPSAMPLE * rate)
+        delay = peak(correlation(left, right, low, size, reach, self.whitening)) / (UPSAMPLE * rate)
         return delay, level, power.sum(1)
 
     def _details(
@@ -113,23 +108,6 @@ def _stretch(clips: Tensor, start: int, length: int) -> Tensor:
     piece = clips[..., start : start + length]
     missing = length - piece.shape[-1]
     return torch.cat([piece, clips[..., -1:].expand(-1, -1, missing)], dim=-1) if missing else piece
-
-
-@lru_cache(maxsize=4)
-def _waves(low: int, high: int, size: int, reach: int) -> tuple[Tensor, Tensor]:
-    """(high - low + 1, reach + 1) cosines and sines of the bins low..high of `size` at lags 0..reach / UPSAMPLE."""
-    angle = torch.outer(torch.arange(low, high + 1), torch.arange(reach + 1) / UPSAMPLE) * (2 * torch.pi / size)
-    return angle.cos(), angle.sin()
-
-
-def _peak(even: Tensor, odd: Tensor) -> Tensor:
-    """Lag of the highest point of a correlation, to fractions of a step, from its even and odd part at lags 0..R."""
-    correlation = torch.cat([(even + odd)[..., 1:].flip(-1), even - odd], dim=-1)
-    reach = even.shape[-1] - 1
-    best = correlation.argmax(-1).clamp(1, 2 * reach - 1)
-    left, mid, right = (correlation.gather(-1, (best + k)[..., None])[..., 0] for k in (-1, 0, 1))
-    bend = (left - 2 * mid + right).clamp_max(-1e-20)
-    return best - reach + (0.5 * (left - right) / bend).clamp(-1, 1)
 
 
 def basis(reference: Reference) -> str:
