@@ -94,10 +94,10 @@ def start(
     """Begin to start one replica."""
     options: dict[str, Any] = actor_options(dimension, scorer, config)
     options |= {"name": replica_name(dimension, index), "max_restarts": -1, "max_task_retries": 0}
-    options |= {"concurrency_groups": {WATCH: 1}, "max_pending_calls": scorer.service.queue_limit}
+    options["max_pending_calls"] = scorer.service.queue_limit
     if namespace:
         options["namespace"] = namespace
-    remote: Any = ray.remote(RewardActor).options(**options)
+    remote: Any = ray.remote(concurrency_groups={WATCH: 1})(RewardActor).options(**options)
     return remote.remote(dimension, scorer.model_dump_json())
 
 
