@@ -66,6 +66,48 @@ def test_a_missing_score_is_left_out_never_a_number() -> None:
     assert nothing.means() == {"a": None, "b": 0.0, "total": None}
 
 
+@dataclass
+class Centred:
+    """A real rule: it says nothing about clips named in `mono`, and scores the others by their level."""
+
+    mono: tuple[str, ...] = ()
+
+    def score(
+        self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False
+    ) -> Scores:
+        values = waveforms.mean(axis=(2, 3)).astype(np.float64) * 2
+        return Scores(values, gated={g: "the clip is mono" for g, r in enumerate(references) if r.clip_id in self.mono})
+
+
+def test_a_gated_score_is_neither_missing_nor_a_number() -> None:
+    scorers = {"a": Loudness("a", broken=("c1",)), "b": Centred(mono=("c0", "c1", "c3"))}
+    result = evaluate(generate, PROMPTS, REFERENCES, scorers, 16_000, batch=2)
+    np.testing.assert_allclose(result.scenes["b"], [np.nan, np.nan, 0.4, np.nan, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(result.total, [0.0, np.nan, 0.3, 0.3, 0.6], rtol=1e-6)
+    assert result.missing == {"a": {"c1": "died"}}
+    assert result.gated == {"b": dict.fromkeys(("c0", "c1", "c3"), "the clip is mono")}
+    assert result.left_out() == {"b": {"clips": 3, "reason": "the clip is mono"}}
+    assert result.summary()["b"]["n"] == 2
+    alone = evaluate(generate, PROMPTS[:1], REFERENCES[:1], {"b": scorers["b"]}, 16_000)
+    assert alone.means() == {"b": None, "total": None}
+    assert paired(result, result)["total"].n == 4
+
+
+def test_a_judge_gives_the_measure_of_its_dimension() -> None:
+    def watch(waveforms: np.ndarray, prompts: Sequence[float]) -> dict[str, np.ndarray]:
+        return {"b": np.array(prompts)}
+
+    judges = {"a": Loudness("judge", broken=("c2",)), "c": Centred(mono=("c4",))}
+    result = evaluate(generate, PROMPTS, REFERENCES, {"a": Loudness("a")}, 16_000, batch=2, watch=watch, judges=judges)
+    assert set(result.scenes) == {"a"}
+    np.testing.assert_allclose(result.watched["a"], [0.0, 0.1, np.nan, 0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(result.watched["b"], PROMPTS)
+    np.testing.assert_allclose(result.watched["c"], [0.0, 0.2, 0.4, 0.6, np.nan], rtol=1e-6)
+    assert result.silent == {"a": {"c2": "died"}, "c": {"c4": "the clip is mono"}}
+    assert result.judges == {"a": "Loudness", "c": "Centred"}
+    assert np.isfinite(result.total).all(), "what a judge says is no part of the total"
+
+
 def test_paired_gain_removes_what_scenes_share() -> None:
     scorers = {"a": Loudness("a")}
     before = evaluate(generate, PROMPTS, REFERENCES, scorers, 16_000)

@@ -111,6 +111,16 @@ def test_what_is_not_known_is_not_watched(references: list[Reference], clean: np
     assert np.isnan(nothing.measure(clean[:12], range(12))["semantic"]).all()
 
 
+def test_a_judge_takes_the_place_of_the_watcher(references: list[Reference], clean: np.ndarray) -> None:
+    judged = ("semantic", "brightness")
+    watchers = Watchers.of(RATE, references[:9], [None] * 9, list(clean[:9]), judged=judged)
+    assert watchers.scenes["semantic"] == watchers.scenes["brightness"] == 9
+    assert watchers.unwatched == {}
+    assert set(watchers.measure(clean[:9], range(9))) == {"temporal", "spatial", "aesthetic"}
+    few = Watchers.of(RATE, references[:3], [None] * 3, list(clean[:3]), judged=judged)
+    assert few.unwatched["brightness"] == "3 of 3 held-out clips have a judge to ask; an alarm needs 8"
+
+
 def test_broken_and_silent_sounds_cost_only_themselves(watchers: Watchers, clean: np.ndarray) -> None:
     sounds = clean[:4].copy()
     sounds[1, 0, 7] = np.nan

@@ -2,24 +2,29 @@
 
 import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cot_service.analysis_planner import AnalysisPlanner
 from evaluation.heldout import HeldOut
 from foundation.build import load_foundation
 from media.manifest import scan_folder
+from pipelines.data import training_data
 from pipelines.heldout import HeldOutSet
 from pipelines.monitor import Monitor, measured
 from pipelines.recipe import EvaluationConfig
 from pipelines.segments import read_segments
+from rewards_service.aesthetic import AestheticScorer
 from rewards_service.build import build_scorers
 from rewards_service.config import RewardConfig
 from rewards_service.judge import Judge
+from rewards_service.spatial import SpatialScorer
+from rewards_service.temporal import TemporalScorer
 from settings import PrismError
 from tests.pipelines.conftest import lines, recipe
 
@@ -38,6 +43,18 @@ class Gamed:
         watcher = 0.6 - 0.004 * abs(model - 50) + rng.normal(0, 0.02, len(CLIPS))
         watcher[3] = np.nan
         return HeldOut(CLIPS, {"semantic": reward}, reward, watched={"semantic": watcher})
+
+
+class Judged(Gamed):
+    """The same with a judge that lost a clip, and another that gave no score at all."""
+
+    def score(self, model: Any) -> HeldOut:
+        scored = super().score(model)
+        nothing = {"spatial": np.full(len(CLIPS), np.nan)}
+        silent = {"semantic": {CLIPS[3]: "no answer within 30 s"}, "spatial": dict.fromkeys(CLIPS, "the replica died")}
+        return replace(
+            scored, watched=dict(scored.watched) | nothing, silent=silent, judges={"semantic": "Second", "spatial": "X"}
+        )
 
 
 def monitor(folder: Path) -> Any:
@@ -104,6 +121,40 @@ def test_changed_clips_are_refused_and_nothing_is_written(tmp_path: Path) -> Non
         monitor(tmp_path).record(other, 25)
     assert (tmp_path / "heldout.jsonl").read_text() == text
     assert len(lines(tmp_path / "heldout.jsonl")) == 1
+
+
+def test_a_judge_watches_and_alarms_in_its_own_name(tmp_path: Path) -> None:
+    settings = recipe(tmp_path, "scenes.heldout=9", "evaluation.steps=2")
+    foundation = load_foundation(settings.model)
+    data = training_data(settings, foundation, Console(quiet=True))
+    scorers = {"temporal": TemporalScorer(), "spatial": SpatialScorer(), "level": AestheticScorer()}
+    judges = {"temporal": TemporalScorer(tolerance_s=0.1)}
+    held = HeldOutSet(foundation, data.heldout, scorers, EvaluationConfig(steps=2, batch=4), judges=judges)
+    assert held.unwatched == {"level": "nothing built in watches it; a scorer named in rewards.judges would"}
+    assert held.notes == [
+        "No alarm can come for level: nothing built in watches it; a scorer named in rewards.judges would."
+    ]
+    scored = pickle.loads(pickle.dumps(held)).score()
+    assert isinstance(scored.waveforms, np.ndarray)
+    rate, sounds = foundation.codec.sample_rate, scored.waveforms[:, None]
+    expected = judges["temporal"].score(sounds, rate, held.references).values[:, 0]
+    np.testing.assert_allclose(scored.watched["temporal"], expected, rtol=1e-5)
+    assert set(scored.watched) == {"temporal", "spatial"}
+    assert measured(scored)["temporal"]["mean"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert held.score(guidance=2.0).watched == {}, "judges are asked only about what is monitored"
+
+
+def test_alarms_name_the_judge_and_what_it_left_out(tmp_path: Path) -> None:
+    held: Any = Judged()
+    watching: Any = Monitor(held, tmp_path)
+    found = [watching(version, version) for version in (0, 50, 100)]
+    assert [a["judge"] for a in found[-1]["alarms"]] == ["Second"]
+    assert found[-1]["monitor"]["semantic"] | {"mean": 0, "stderr": 0} == {
+        "mean": 0, "stderr": 0, "n": len(CLIPS) - 1, "silent": 1, "reason": "no answer within 30 s",
+    }  # fmt: skip
+    assert found[-1]["monitor"]["spatial"]["mean"] is None
+    assert found[-1]["monitor"]["spatial"]["silent"] == len(CLIPS)
+    json.dumps(found, allow_nan=False)
 
 
 def test_own_videos_are_watched_where_they_can_be(own_videos: Path, tmp_path: Path) -> None:
