@@ -97,8 +97,9 @@ def start(
     options["max_pending_calls"] = scorer.service.queue_limit
     if namespace:
         options["namespace"] = namespace
-    remote: Any = ray.remote(concurrency_groups={WATCH: 1})(RewardActor).options(**options)
-    return remote.remote(dimension, scorer.model_dump_json())
+    remote: Any = ray.remote
+    grouped = remote(concurrency_groups={WATCH: 1})(RewardActor)
+    return grouped.options(**options).remote(dimension, scorer.model_dump_json())
 
 
 def actor_options(dimension: str, scorer: ScorerConfig, config: RewardConfig) -> dict[str, Any]:

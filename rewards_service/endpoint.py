@@ -108,8 +108,8 @@ class ActorEndpoint:
         try:
             ask: Any = self.handle.running_s.options(concurrency_group=WATCH)
             return await asyncio.wait_for(ask.remote(), WATCH_S)
-        except RayActorError:
-            return 0.0  # it has died and is being restarted
+        except (RayActorError, PendingCallsLimitExceeded):
+            return 0.0  # it is being restarted; or nobody can tell until some of its queue is taken back
         except (AttributeError, RayError, TimeoutError, ValueError):
             return float("inf")
 
