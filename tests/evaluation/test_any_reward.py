@@ -146,8 +146,8 @@ def test_pictures_have_room_for_any_number(other: Path, count: int) -> None:
 def test_a_dimension_that_says_nothing_at_all_is_named(other: Path) -> None:
     blank = {"grid": {"mean": None, "stderr": None, "n": 0}}
     gated = {"grid": {"clips": 128, "reason": "there is no grid in the picture"}}
-    gain = {"mean": -0.2, "stderr": 0.01, "n": 128}
-    gains = scores(0.2) | blank | {"loudness_range": gain}
+    rise, fall = ({"mean": mean, "stderr": 0.01, "n": 128} for mean in (0.2, -0.2))
+    gains = {"temporal": rise, "loudness_range": fall} | blank
     told(other, before=scores(0) | blank, after=scores(0.2) | blank, gain=gains, gated=gated)
     lines = [json.loads(text) for text in (other / "metrics.jsonl").read_text().splitlines()]
     silent = [
@@ -157,7 +157,13 @@ def test_a_dimension_that_says_nothing_at_all_is_named(other: Path) -> None:
     text, _ = page_of(other)
     assert "Loudness range did not rise on scenes the model never saw. Grid could not be judged on them." in text
     assert "Grid: 128 of the clips not judged: there is no grid in the picture." in text
-    told(other, before=scores(0) | blank, after=scores(0.2) | blank, gated=gated, gain=scores(0.2) | blank)
+    told(
+        other,
+        before=scores(0) | blank,
+        after=scores(0.2) | blank,
+        gated=gated,
+        gain={"temporal": rise, "loudness_range": rise},
+    )
     assert "Both dimensions rose by more than two standard errors" in page_of(other)[0]
 
 
