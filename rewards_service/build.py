@@ -1,8 +1,11 @@
 """From what a recipe says of a dimension to its scorer. A new one needs no entry here: recipes may name its class."""
 
+import hashlib
 import importlib
 import importlib.util
+import sys
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +30,6 @@ SCORERS = {
     "stereo": "rewards_service.released.stereo:StereoScorer",
     "stereo_crw": "rewards_service.released.stereo_crw:StereoCrwScorer",
 }
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def scorer_class(dimension: str, config: ScorerConfig) -> type[Any]:
@@ -86,15 +88,25 @@ def build_scorers(config: RewardConfig | None = None) -> dict[str, Scorer]:
 
 
 def _module(name: str) -> ModuleType:
-    """A module by dotted name, or a file, looked for from the working directory and then from the checkout."""
+    """A module by dotted name, or a file; recipes have its whole path (`rewards_service.config.ScorerConfig`)."""
     if not name.endswith(".py"):
         return importlib.import_module(name)
-    path = next((p for p in (Path(name), ROOT / name) if p.is_file()), None)
-    if path is None:
+    path = Path(name)
+    if not path.is_file():
         raise ImportError(f"there is no file {name} in {Path.cwd()}; on a cluster it must be in the working directory")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    return _executed(path.resolve(), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _executed(path: Path, changed: int) -> ModuleType:
+    """A file as a module that no import finds, so that its objects travel to other processes with their code."""
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
     return module

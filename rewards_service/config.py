@@ -1,14 +1,16 @@
 """The reward section of a recipe."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, field_serializer, model_validator
 
 from settings import Section
 
 DIMENSIONS = ("semantic", "temporal", "aesthetic", "spatial")
 """The rewards that a recipe has without naming any."""
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def _named(name: str) -> str:
@@ -18,6 +20,18 @@ def _named(name: str) -> str:
 
 
 Dimension = Annotated[str, AfterValidator(_named)]
+
+
+def _located(scorer: str) -> str:
+    """`file.py:Class` with the file's whole path, from the working directory or else the checkout.
+
+    Replicas have working directories of their own, and a run may be resumed from another.
+    """
+    name, _, attribute = scorer.rpartition(":")
+    if not name.endswith(".py"):
+        return scorer
+    path = next((p for p in (Path(name), ROOT / name) if p.is_file()), None)
+    return scorer if path is None else f"{path.resolve()}:{attribute}"
 
 
 class ServiceConfig(Section):
@@ -50,7 +64,7 @@ class ScorerConfig(Section):
     service: see `ServiceConfig`. image: container image with the scorer's packages, instead of installing them.
     """
 
-    scorer: str = ""
+    scorer: Annotated[str, AfterValidator(_located)] = ""
     weight: float = Field(default=1.0, ge=0)
     options: dict[str, Any] = {}
     replicas: int = Field(default=1, ge=1)
@@ -104,6 +118,11 @@ class RewardConfig(Section):
             named = _every_dimension() | values["scorers"]
             values = values | {"scorers": {name: scorer for name, scorer in named.items() if scorer is not None}}
         return values
+
+    @field_serializer("scorers", mode="wrap")
+    def _told(self, scorers: dict[str, ScorerConfig], plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With null for those of the four that were left out, so that what is read back is the same."""
+        return {**dict.fromkeys(d for d in DIMENSIONS if d not in scorers), **plain(scorers)}
 
     @model_validator(mode="after")
     def _served(self) -> "RewardConfig":
