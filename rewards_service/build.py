@@ -28,7 +28,9 @@ SCORERS = {
     "synchformer": "rewards_service.released.synchformer:SynchformerScorer",
     "audiobox": "rewards_service.released.audiobox:AudioboxScorer",
     "stereo": "rewards_service.released.stereo:StereoScorer",
+    "stereo_official": "rewards_service.released.official_stereo:OfficialStereoScorer",
     "stereo_crw": "rewards_service.released.stereo_crw:StereoCrwScorer",
+    "stereo_crw_official": "rewards_service.released.stereo_crw:OfficialStereoCrwScorer",
 }
 
 
