@@ -31,14 +31,12 @@ def mono(waveforms: Tensor, rate: int) -> Tensor:
     return resample(waveforms.mean(-2), rate, RATE, WIDTH)
 
 
-def count(samples: int) -> int:
-    """How many whole segments fit into that many samples at 16 kHz."""
-    return max(0, (samples - SEGMENT) // HOP + 1)
-
-
 def segments(audio: Tensor) -> Tensor:
-    """(B, S) at 16 kHz, S >= 10240, to a view (B, count(S), 10240); samples after the last whole one are left out."""
-    return audio.unfold(-1, SEGMENT, HOP)
+    """(B, S) at 16 kHz to a view (B, S', 10240) of whole segments; what comes after the last is left out.
+
+    A sound shorter than a segment is filled up with silence to make one.
+    """
+    return F.pad(audio, (0, max(0, SEGMENT - audio.shape[-1]))).unfold(-1, SEGMENT, HOP)
 
 
 def log_mel(audio: Tensor) -> Tensor:

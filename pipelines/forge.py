@@ -6,18 +6,22 @@ memory and time. What such a model generates is noise.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from foundation.config import ModelConfig
 from foundation.flat import write_flat
 from foundation.model import FlowModel, initialise_unit_gain
-from foundation.motionformer import MotionFormer
 from foundation.oobleck import Oobleck
-from foundation.synchformer import VISUAL
+from foundation.spectrogram_transformer import SpectrogramTransformer
+from foundation.synchformer import HEAD_DIM, SynchformerVisual
+from foundation.synchformer_head import SyncHead
+from foundation.synchronisation import Synchformer
 from settings import PrismError
 
+M = TypeVar("M", bound=nn.Module)
 WORDS = (
     "Semantic: a hard wooden ball hits the metal floor and a dog barks in the distance. Temporal: three impacts at 0.4 "
     "s, 1.25 s and 2.75 s, then silence. Aesthetic: clean, close and dry, without hiss or music. Spatial: the source "
@@ -70,25 +74,40 @@ def forge(folder: Path, size: str = "tiny", seed: int = 0) -> Path:
         write_flat(folder / "prismaudio.ckpt", {**flow.state_dict(), **codec.official_state("pretransform.model.")})
         torch.save({"state_dict": codec.official_state("autoencoder.")}, folder / "vae.ckpt")
         del flow, codec
-        sync = MotionFormer(
-            dimensions.flow.sync_dim, dimensions.sync_depth, max(1, dimensions.flow.sync_dim // 64)
-        ).state_dict()
-        torch.save({VISUAL + name: tensor for name, tensor in sync.items()}, folder / "synchformer_state_dict.pth")
+        sync = synchformer(dimensions.flow.sync_dim, dimensions.sync_depth)
+        torch.save(sync.state_dict(), folder / "synchformer_state_dict.pth")
         del sync
         _videoprism(dimensions, folder / "videoprism")
         _t5gemma(dimensions, folder / "t5gemma")
     return folder
 
 
+def synchformer(width: int, depth: int) -> Synchformer:
+    """The whole synchronisation model with random weights; depth is of its towers, its head has at most 3 layers."""
+    heads = max(1, width // HEAD_DIM)
+    return _moved(
+        Synchformer(
+            SynchformerVisual(width, depth, heads),
+            SpectrogramTransformer(width, depth, heads),
+            SyncHead(width, min(3, depth)),
+        )
+    ).eval()
+
+
 def _flow(config: ModelConfig) -> FlowModel:
-    """Random weights at unit gain, in which nothing is exactly zero that training would have moved."""
+    """Random weights at unit gain."""
     model = FlowModel(config)
     initialise_unit_gain(model)
+    return _moved(model).eval()
+
+
+def _moved(model: M) -> M:
+    """With nothing left at exactly zero that training would have moved."""
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(0, 0.02)
-    return model.eval()
+    return model
 
 
 def _random(codec: Oobleck) -> Oobleck:

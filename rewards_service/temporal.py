@@ -144,12 +144,12 @@ def expected_offset(logits: Any) -> np.ndarray:
     Here and below: arrays, tensors on any device or nested lists, computed in float64; rows with NaN or infinity give
     NaN. Raises RewardError for another number of classes.
     """
-    return _softmax(_rows(logits)) @ np.abs(OFFSETS_S)
+    return (_softmax(_rows(logits)) * np.abs(OFFSETS_S)).sum(-1)
 
 
 def signed_offset(logits: Any) -> np.ndarray:
     """(..., 21) logits to (...,) expected offset in s; positive when the sound begins earlier than it should."""
-    return _softmax(_rows(logits)) @ OFFSETS_S
+    return (_softmax(_rows(logits)) * OFFSETS_S).sum(-1)
 
 
 def likeliest_offset(logits: Any) -> np.ndarray:

@@ -1,11 +1,29 @@
 """The temporal reward prefers sounds whose onsets fall on the impacts."""
 
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rewards_service.errors import RewardError
 from rewards_service.scores import Reference
-from rewards_service.temporal import TemporalScorer, pick_onsets
+from rewards_service.temporal import (
+    TemporalScorer,
+    desync,
+    expected_offset,
+    likeliest_offset,
+    official_reward,
+    pick_onsets,
+    reward,
+    signed_offset,
+)
 from tests.rewards_service.conftest import RATE, World
 
 SCORER = TemporalScorer()
@@ -102,3 +120,76 @@ def test_onsets_closer_than_the_gap_are_one() -> None:
 def test_onset_strength_of_a_steady_tone_is_nothing() -> None:
     tone = torch.sin(torch.arange(RATE) * (2 * torch.pi * 1000 / RATE)).expand(1, 2, -1).contiguous()
     assert SCORER.onset_strength(tone).amax() < 0.5
+
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "synch.json").read_text())
+"""By the code of the released reward and of av-benchmark."""
+
+KINDS = pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda x: torch.tensor(x).requires_grad_()])
+
+
+def synchformers(kind: Callable[[Any], Any] = list) -> tuple[Any, Any]:
+    return kind(GOLDEN["logits_first_window"]), kind(GOLDEN["logits_last_window"])
+
+
+@KINDS
+def test_rewards_are_the_originals(kind: Callable[[Any], Any]) -> None:
+    first, last = synchformers(kind)
+    close = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)
+    close(official_reward(first), GOLDEN["reward_official_first_window"])
+    close(1 - expected_offset(first) / 2, GOLDEN["expected_offset_reward_first"])
+    close(1 - expected_offset(last) / 2, GOLDEN["expected_offset_reward_last"])
+    close(reward(first, last), GOLDEN["expected_offset_reward_mean"])
+    close(signed_offset(first), GOLDEN["expected_signed_offset_first"])
+    close(desync(first, last), GOLDEN["desync_av_benchmark"])
+    assert isinstance(desync(first, last), float)
+
+
+def test_the_lowest_of_equal_offsets_is_the_likeliest() -> None:
+    first, last = synchformers()
+    grid = np.array(GOLDEN["grid"])
+    np.testing.assert_allclose(likeliest_offset(first), grid[GOLDEN["argmax_first"]], atol=1e-6)
+    np.testing.assert_allclose(likeliest_offset(last), grid[GOLDEN["argmax_last"]], atol=1e-6)
+    assert likeliest_offset(np.zeros(21)) == -2
+    per_window = np.abs([likeliest_offset(first), likeliest_offset(last)]).T.ravel()
+    assert sorted(per_window) == pytest.approx(sorted(GOLDEN["desync_per_window"]), abs=1e-6)
+
+
+def test_any_leading_axes() -> None:
+    first, _ = synchformers(np.array)
+    np.testing.assert_array_equal(expected_offset(first.reshape(2, 2, 2, 21)).ravel(), expected_offset(first))
+    assert official_reward(first[0]) == 0.5
+
+
+def test_evenly_likely_offsets_are_a_second_off() -> None:
+    # The mean of |-2|, |-1.8|, ..., |2| is 2 (0.2 + ... + 2) / 21 = 22 / 21.
+    assert expected_offset(np.zeros(21)) == pytest.approx(22 / 21)
+    assert reward(np.zeros((1, 21)), np.zeros((1, 21))) == pytest.approx(1 - 11 / 21)
+
+
+def test_rows_that_are_no_numbers_stay_none() -> None:
+    first, last = synchformers(np.array)
+    first[2, 5], first[3, 0] = np.nan, np.inf
+    for measure in (expected_offset, signed_offset, likeliest_offset, official_reward):
+        assert np.flatnonzero(np.isnan(measure(first))).tolist() == [2, 3]
+    assert np.isnan(desync(first, last))
+
+
+def test_other_shapes_are_refused() -> None:
+    first, last = synchformers(np.array)
+    with pytest.raises(RewardError, match=r"21 classes.*\(8, 20\)"):
+        expected_offset(first[:, :20])
+    with pytest.raises(RewardError, match="both windows"):
+        desync(first, last[:3])
+    with pytest.raises(RewardError, match="at least one clip"):
+        desync(first[:0], last[:0])
+
+
+@given(st.integers(0, 20), st.floats(-300, 300), st.floats(30, 500))
+def test_a_sure_answer_is_its_offset_at_any_level(place: int, level: float, sure: float) -> None:
+    logits = np.full(21, level)
+    logits[place] += sure
+    offset = -2 + 0.2 * place
+    assert likeliest_offset(logits) == pytest.approx(offset)
+    assert expected_offset(logits) == pytest.approx(abs(offset), abs=1e-9)
+    assert official_reward(logits) == pytest.approx((2 - abs(offset)) / 4)
