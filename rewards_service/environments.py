@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,9 +62,13 @@ class Environment:
         """Make it, unless it is there, and return its interpreter. Raises RewardError with the installer's words."""
         if self.ready:
             return self.python
-        with _locked(self.folder.with_suffix(".lock")):
+        with _locked(self.folder.with_name(self.folder.name + ".lock")):
             if not self.ready:
-                self._make()
+                try:
+                    self._make()
+                except BaseException:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    raise
         return self.python
 
     def runtime_env(self, how: How, image: str = "") -> dict[str, Any]:
@@ -105,8 +110,12 @@ def _uv() -> list[str]:
 
 
 def _run(command: list[str], name: str) -> None:
+    # Constraints of the main environment are what these packages must not be held to.
+    variables = {key: value for key, value in os.environ.items() if key not in ("UV_CONSTRAINT", "UV_OVERRIDE")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LIMIT_S, env=variables, cwd=tempfile.gettempdir()
+        )
     except subprocess.TimeoutExpired as error:
         raise RewardError(f"The environment {name} was not ready after {LIMIT_S:.0f} s; is the network up?") from error
     if done.returncode != 0:
