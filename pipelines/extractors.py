@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,14 +31,13 @@ from media.stretches import Stretch
 from media.video import probe, read_clip
 from pipelines.extractor import Extractor
 from pipelines.segments import MAX_SECONDS, SHORT_SIDE, read_video, shown
-from rewards_service.scores import Reference
-from rewards_service.spatial import SpatialScorer
+from rewards_service.stereo_image import ARRAYS, RATE, identity, measure
 
 if TYPE_CHECKING:
     from foundation.oobleck import Oobleck
     from foundation.released_encoders import ReleasedEncoders
 
-DELAYS = ("time_s", "delay_ms", "level_db", "weight")
+DELAYS = ARRAYS
 
 
 @dataclass
@@ -134,31 +133,28 @@ class OobleckLatents(Extractor):
 
 @dataclass
 class Delays(Extractor):
-    """Where the clip's own sound comes from, per window: GCC-PHAT, as the spatial reward measures generated sound.
+    """Stereo image of the clip's own sound, window by window, as the spatial reward measures generated sound.
 
-    (windows,) each: time in s, delay of the left channel after the right in ms, level of the right above the left in
-    dB, weight (1 for the loudest window). Mono and silent sound have delay and level 0.
+    (windows,) each: middle of the window in s, delay in ms by which the right channel lags (GCC-PHAT, 100 to 2000 Hz),
+    its confidence, amplitude (1 for the loudest); (windows, bands) each: level of the right channel above the left in
+    dB, share of the energy, share of it in the difference of the channels (`rewards_service.stereo_image`). Mono and
+    silent sound have delay and level 0.
     """
 
-    scorer: SpatialScorer = field(default_factory=lambda: SpatialScorer(whitening=1.0))
-    sample_rate: int = 16_000
+    window_s: float = 0.25
+    hop_s: float = 0.125
     name = "delays"
     names = DELAYS
 
     @property
     def identity(self) -> str:
         """With a digest of the measurement's settings."""
-        settings = json.dumps([asdict(self.scorer), self.sample_rate], sort_keys=True)
-        return f"delays-{hashlib.sha256(settings.encode()).hexdigest()[:10]}"
+        return identity(self.window_s, self.hop_s)
 
     def rows(self, stretch: Stretch) -> dict[str, np.ndarray]:
         """The measurement. Raises NoSound."""
-        sound = sound_of(stretch, self.sample_rate)
-        reference = Reference(stretch.id, "", stretch.seconds, (), (), 1.0)
-        scores = self.scorer.score(sound[None, None], self.sample_rate, [reference], detail=True)
-        assert scores.measured is not None
-        windows = scores.measured[0][0]["windows"]
-        return {name: np.array([window[name] for window in windows], np.float32) for name in DELAYS}
+        sound = torch.from_numpy(sound_of(stretch, RATE))[None]
+        return measure(sound, self.window_s, self.hop_s).arrays()
 
 
 @dataclass

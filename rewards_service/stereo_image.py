@@ -124,12 +124,14 @@ def _measure(windows: Tensor, times: Tensor) -> StereoImage:
         banded(part, size) for part in (_power(left), _power(right), left.real * right.real + left.imag * right.imag)
     )
     power = power_left + power_right
+    certain = confidence(found)
+    delay = torch.where(certain > 0, -1000 * peak(found) / (UPSAMPLE * RATE), 0.0)  # silence has no highest point
     floor = 10 ** (FLOOR_DB / 10) * power.amax((1, 2), keepdim=True).clamp_min(1e-12)
     energy = power.sum(-1)
     return StereoImage(
         times=times,
-        delay_ms=-1000 * peak(found) / (UPSAMPLE * RATE),
-        confidence=confidence(found),
+        delay_ms=delay,
+        confidence=certain,
         level_db=10 * torch.log10((power_right + floor) / (power_left + floor)),
         share=(power + floor) / (power + floor).sum(-1, keepdim=True),
         side=(0.5 * power - both).clamp_min(0) / (power + floor),

@@ -69,7 +69,7 @@ def test_extractors_give_what_they_announce(own_videos: Path, release: Path, tmp
     assert {name: seen[name].shape for name in SHAPES} == SHAPES
     assert seen[TEXT].shape[1] == 64
     assert (seen[AUDIO_SCALE] > 0).all()
-    assert len({seen[name].shape for name in DELAYS}) == 1
+    assert len({len(seen[name]) for name in DELAYS}) == 1
 
 
 @pytest.mark.usefixtures("ray_session")
