@@ -49,6 +49,12 @@ def aligned(trained: Sequence[Point], watched: Sequence[Point], height: float) -
     ]
 
 
+def label(run: RunData, name: str) -> str:
+    """What watches a dimension, in words."""
+    known = name in present.WATCHERS or name in run.judges or run.watched(name)
+    return present.watcher(name, run.judges.get(name)).label if known else "nothing built in"
+
+
 def _panel(run: RunData, name: str, unwatched: str | None) -> dict[str, Any]:
     watched, watcher = run.watched(name), present.watcher(name, run.judges.get(name))
     raised = [alarm for alarm in run.alarms if alarm["dimension"] == name]
@@ -56,7 +62,7 @@ def _panel(run: RunData, name: str, unwatched: str | None) -> dict[str, Any]:
     return {
         "name": name,
         "tone": run.tone(name),
-        "label": watcher.label,
+        "label": label(run, name),
         "unit": watcher.unit,
         "ends": (watched[0], watched[-1]) if watched else None,
         "chart": chart,

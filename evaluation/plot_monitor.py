@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from evaluation import present
 from evaluation.charts import span
-from evaluation.monitor_view import aligned
+from evaluation.monitor_view import aligned, label
 from evaluation.names import titled
 from evaluation.plot import GRID, INK, MUTED, TONES
 from evaluation.run_data import RunData
@@ -50,7 +50,7 @@ def _panel(axes: Axes, run: RunData, name: str) -> None:
     trained, watched, watcher = run.heldout(name), run.watched(name), present.watcher(name, run.judges.get(name))
     tone = TONES[run.tone(name)]
     axes.set_title(titled(name), loc="left", color=tone, weight="bold", size=11, pad=8)
-    axes.set_title(watcher.label, loc="right", color=MUTED, size=9, pad=8)
+    axes.set_title(label(run, name), loc="right", color=MUTED, size=9, pad=8)
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=MUTED, labelsize=8)
