@@ -91,7 +91,7 @@ def launch(config: RewardConfig, namespace: str) -> ServeDeployment:
     ]
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Handles are all that is used: without this, each node would run a web server.
-    serve.start(http_options={"location": "NoServer"})
+    serve.start(proxy_location="Disabled")
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     return ServeDeployment(config, namespace)
 

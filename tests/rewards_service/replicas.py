@@ -1,8 +1,10 @@
-"""Reward replicas that misbehave, for the client's tests. No torch, so that their processes start at once."""
+"""Reward replicas and scorers that misbehave. No torch, so that bare replicas start at once."""
 
 import os
 import time
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,3 +65,67 @@ class Hangs(Good):
 
     def score(self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool) -> Any:
         time.sleep(600)
+
+
+@dataclass(frozen=True)
+class MarkScorer:
+    """Scores each sample the first value of its waveform, so that every answer can be told apart.
+
+    A file in `trap` named die, hang or raise strikes once, at the next call; it is gone then. delay_s: of every call,
+    asleep. culprit: a waveform that starts with this raises.
+    """
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    trap: str = ""
+    delay_s: float = 0.0
+    hang_s: float = 600.0
+    culprit: float = -1.0
+
+    def score(
+        self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False
+    ) -> Scores:
+        if references[0].clip_id != "warm-up":
+            self._strike()
+            time.sleep(self.delay_s)
+        marks = np.asarray(waveforms[:, :, 0, 0], np.float64)
+        if (marks == np.float32(self.culprit)).any():
+            raise ValueError("the culprit is here")
+        measured = [[{"mark": float(mark)} for mark in row] for row in marks]
+        return Scores(marks, measured=measured if detail else None)
+
+    def _strike(self) -> None:
+        for kind in ("die", "hang", "raise"):
+            mark = Path(self.trap) / kind
+            if not self.trap or not mark.exists():
+                continue
+            mark.unlink(missing_ok=True)
+            if kind == "die":
+                os._exit(1)
+            if kind == "hang":
+                time.sleep(self.hang_s)
+            if kind == "raise":
+                raise ValueError("a trap was set")
+
+
+@dataclass(frozen=True)
+class WrongScorer:
+    """Answers wrongly in the way `how` says, to everything but the warm-up."""
+
+    how: str = "nan"
+
+    def score(self, waveforms: np.ndarray, sample_rate: int, references: list[Reference], detail: bool = False) -> Any:
+        values = np.tile(np.linspace(0.1, 0.9, waveforms.shape[1]), (len(waveforms), 1))
+        if references[0].clip_id == "warm-up":
+            return Scores(values)
+        if self.how == "raise":
+            raise ValueError("no such filter")
+        if self.how == "nan":
+            values[:, 0] = np.nan
+        if self.how == "infinite":
+            values[:, 0] = np.inf
+        if self.how == "beyond":
+            values[:, 0] = 7.0
+        answers = {"shape": Scores(values.T), "number": 0.5, "nothing": None, "text": "0.5", "list": values.tolist()}
+        answers["integers"] = Scores(np.ones(values.shape, int))
+        return answers.get(self.how, Scores(values))
