@@ -27,9 +27,9 @@ def read(path: str | Path, what: str) -> dict[str, Tensor]:
     asks for anything else could run any code and is refused. Mapped where the format allows it. Raises RewardError: no
     such file, another kind of content, cut short, no tensors, NaN or infinity.
     """
-    path = Path(path)
-    if not str(path) or not path.is_file():
+    if not Path(path).is_file():
         raise RewardError(f"There is no {what} at {str(path)!r}; give the file's path in the option weights.")
+    path = Path(path)
     tensors = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if bad:

@@ -84,8 +84,8 @@ def patch_width(tensors: Mapping[str, Tensor]) -> int:
     raise RewardError("These tensors are no LAION-CLAP with an HTSAT audio tower: none ends in patch_embed.proj.weight")
 
 
-def architecture(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """`audio_config` and `text_config` of a `ClapConfig`, read off the shapes under transformers' names.
+def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields of a `ClapConfig`, read off the shapes under transformers' names.
 
     Raises RewardError naming the tensor that is missing.
     """
@@ -108,6 +108,7 @@ def architecture(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
         fusion = {"enable_fusion": True, "fusion_type": "aff_2d", "aff_block_r": width // inner}
     vocabulary, text_width = shape(text + "embeddings.word_embeddings.weight")
     return {
+        "projection_dim": shape("audio_projection.linear2.weight")[0],
         "audio_config": {
             "patch_embeds_hidden_size": width,
             "patch_size": patch,

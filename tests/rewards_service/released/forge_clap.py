@@ -95,6 +95,14 @@ def randomise(model: nn.Module, seed: int) -> None:
             tensor.copy_(0.1 * noise + (1 if name.endswith("weight") else 0))
 
 
+@torch.no_grad()
+def related(sound: torch.Tensor, text: torch.Tensor) -> None:
+    """Give the last biases of both towers a direction in common, so that cosines lie well above 0."""
+    shared = torch.randn(sound.shape, generator=torch.Generator().manual_seed(1))
+    sound.copy_(shared)
+    text.copy_(shared)
+
+
 def use(hub: Path) -> None:
     """Before anything imports huggingface_hub."""
     from rewards_service.cpu_wheels import tolerate
@@ -127,6 +135,7 @@ def ms_clap(folder: Path) -> None:
         d_proj=told.d_proj,
     )
     randomise(model, 0)
+    related(model.audio_encoder.projection.layer_norm.bias, model.caption_encoder.projection.layer_norm.bias)
     state = dict(model.state_dict())
     for layer in range(2):
         state[f"caption_encoder.base.h.{layer}.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
@@ -141,6 +150,7 @@ def laion_clap(folder: Path, amodel: str, fusion: bool) -> None:
     module: Any = importlib.import_module("laion_clap").CLAP_Module
     model = module(fusion, "cpu", amodel).model
     randomise(model, 0)
+    related(model.audio_projection[2].bias, model.text_projection[2].bias)
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     state["module.text_branch.embeddings.position_ids"] = torch.arange(514)[None]
     torch.save({"epoch": 15, "name": "forged", "best": np.float64(0.5), "state_dict": state}, folder / "laion.pt")
