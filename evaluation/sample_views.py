@@ -16,7 +16,10 @@ EMBED_LIMIT = 48_000_000  # bytes of video inside the page; beyond it videos are
 
 @dataclass(frozen=True)
 class Bar:
-    """One score of one sound. share: of its bounds, None where they have no end. gone: why there is none."""
+    """One score of one sound. share: of the range it is drawn on, None without one. gone: why there is no score.
+
+    The range is [0, 1] for scores within it whose bounds are wider, else the bounds.
+    """
 
     name: str
     tone: str
@@ -86,5 +89,7 @@ def _bar(record: SampleRecord, name: str, tone: str) -> Bar:
         why = f"not judged: {gated}" if gated else f"missing: {record.missing.get(name, 'not scored')}"
         return Bar(name, tone, None, None, why)
     low, high = record.bounds.get(name, (0.0, 1.0))
+    if (low is None or low <= 0) and (high is None or high >= 1):
+        low, high = (0.0, 1.0) if 0 <= value <= 1 else (low, high)
     share = None if low is None or high is None or high <= low else (value - low) / (high - low)
     return Bar(name, tone, value, share, "")
