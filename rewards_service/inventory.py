@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +21,7 @@ from rewards_service.known_files import KNOWN, KnownFile
 State = Literal["whole", "wrong", "missing"]
 DEPTH = 4
 CHUNK = 2**20
-COLOURS = {"whole": "green", "wrong": "red", "missing": "dim"}
+COLOURS = {"whole": "green", "wrong": "red"}
 
 
 @dataclass(frozen=True)
@@ -82,26 +84,41 @@ def as_dict(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def table(inventory: Inventory) -> Table:
-    """A Rich table: a line per known file, what is wrong under its name, and how many others there are."""
-    shown = Table(title=f"Weights in {inventory.folder}", title_justify="left")
-    for title in ("file", "state", "content", "for", "licence", "published as"):
-        shown.add_column(title, overflow="fold")
-    for entry in inventory.entries:
-        name = Text(entry.path or entry.name, "dim" if entry.state == "missing" else "")
-        if entry.reason:
-            name.append(f"\n{entry.reason}", COLOURS[entry.state])
-        use = entry.used_by + (f"\n{entry.option}" if entry.option else "")
-        shown.add_row(name, Text(entry.state, COLOURS[entry.state]), _content(entry), use, entry.licence, entry.source)
+def table(inventory: Inventory) -> Group:
+    """What is there and what is missing as Rich tables, then what is wrong with which file, and how many others."""
+    there = [entry for entry in inventory.entries if entry.state != "missing"]
+    missing = [entry for entry in inventory.entries if entry.state == "missing"]
+    parts: list[RenderableType] = []
+    if there:
+        shown = _columns(f"Weights in {inventory.folder}", ("file", "state", "content", "for", "licence"))
+        for entry in there:
+            state = Text(entry.state, COLOURS[entry.state])
+            shown.add_row(entry.path, state, _content(entry), _use(entry), entry.licence)
+        parts.append(shown)
+        parts += [Text(f"{e.path}: {e.reason}", COLOURS[e.state]) for e in there if e.reason]
+    if missing:
+        shown = _columns(f"Missing in {inventory.folder}", ("file", "for", "licence", "published as"))
+        for entry in missing:
+            shown.add_row(entry.name, _use(entry), entry.licence, entry.source)
+        parts.append(shown)
     if inventory.others:
         names = ", ".join(inventory.others[:5]) + (", ..." if len(inventory.others) > 5 else "")
-        shown.caption = Text(f"{len(inventory.others)} of no known model: {names}")
+        parts.append(Text(f"{len(inventory.others)} of no known model: {names}", "dim"))
+    return Group(*parts)
+
+
+def _columns(title: str, names: tuple[str, ...]) -> Table:
+    shown = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in names:
+        shown.add_column(name, overflow="fold")
     return shown
 
 
+def _use(entry: Entry) -> str:
+    return entry.used_by + (f"\n{entry.option}" if entry.option else "")
+
+
 def _content(entry: Entry) -> str:
-    if entry.state == "missing":
-        return ""
     told = [_size(entry.bytes)]
     if entry.parameters:
         told.append(f"{entry.parameters / 1e6:.1f} M values")

@@ -160,7 +160,7 @@ def _sync(patterns: tuple[str, ...], training: str, published: str, md5: str) ->
     use = "synchformer"
     option = "options.weights"
     if patterns == SYNCHFORMER:
-        use, option = "synchformer, the flow model", "options.weights, or the release's folder"
+        use, option = "synchformer, the flow model", "options.weights; model"
     return KnownFile(patterns[0], patterns, f"{use} ({training})", option, "MIT", published, marks.shapes, md5=md5)
 
 
@@ -180,9 +180,7 @@ def _ms_clap(year: int, used_by: str, names: tuple[str, ...]) -> KnownFile:
 
 
 def _release_folder(name: str, start: str, use: str, licence: str) -> KnownFile:
-    return KnownFile(
-        name, (f"{start}*",), use, "the release's folder", licence, name, lambda p: folder_shapes(p, (start,)), (start,)
-    )
+    return KnownFile(name, (f"{start}*",), use, "model", licence, name, lambda p: folder_shapes(p, (start,)), (start,))
 
 
 _AUDIOBOX = ("audiobox", "options.weights", "CC BY 4.0")
@@ -254,7 +252,7 @@ KNOWN = (
         MODEL[0],
         MODEL,
         "the flow model",
-        "policy",
+        "model",
         "Apache-2.0; its README allows research only",
         _PRISM,
         Marks({"model.model.transformer.": None, "conditioner.conditioners.": None}).shapes,
@@ -263,7 +261,7 @@ KNOWN = (
         VAE[0],
         VAE,
         "the flow model's autoencoder",
-        "the release's folder",
+        "model",
         "Stability AI Community Licence",
         _PRISM,
         Marks({"encoder.": None, "decoder.": None}, ("state_dict", ""), VAE_PREFIXES).shapes,

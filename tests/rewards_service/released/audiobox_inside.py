@@ -1,6 +1,7 @@
-"""Ratings of the same sounds by our scorer and by the package itself. Run inside its environment: FORGED SOUNDS.
+"""Ratings of the same sounds by our scorer and by the package. Run in its environment: FORGED SOUNDS WRONG...
 
-SOUNDS: a .npz with arrays (G, N, 2, S) named by their rate in Hz. Prints JSON: by rate and layout, both results.
+SOUNDS: a .npz with arrays (G, N, 2, S) named by their rate in Hz. WRONG: weights with the right names and other shapes.
+Prints JSON: by rate and layout, both results; what is said of each of WRONG.
 """
 
 import json
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from rewards_service.cpu_wheels import tolerate
+from rewards_service.errors import RewardError
 from rewards_service.released.audiobox import AudioboxScorer
 from rewards_service.released.audiobox_files import AXES
 from rewards_service.scores import Reference
@@ -48,7 +50,17 @@ def compare(forged: Path, sounds: dict[str, np.ndarray]) -> dict[str, Any]:
     return out
 
 
+def refused(weights: str) -> str:
+    """The error that these weights end in; empty when there is none."""
+    try:
+        AudioboxScorer(weights=weights).load()
+    except RewardError as error:
+        return str(error)
+    return ""
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with np.load(sys.argv[2]) as given:
-        print(json.dumps(compare(Path(sys.argv[1]), dict(given))))
+        result = compare(Path(sys.argv[1]), dict(given))
+    print(json.dumps(result | {"refused": [refused(weights) for weights in sys.argv[3:]]}))

@@ -202,7 +202,11 @@ def test_it_rates_as_the_package_does(forged: Path, scenes: np.ndarray, tmp_path
     long *= np.linspace(0.2, 1, long.shape[-1], dtype=np.float32)
     long[0, 1], long[0, 2, 0, 100] = 0, np.nan
     np.savez(tmp_path / "sounds.npz", **{str(RATE): scenes, "44100": long})
-    told = json.loads(inside("audiobox_inside", str(forged), str(tmp_path / "sounds.npz")).splitlines()[-1])
+    torch.save(small(), tmp_path / "wrong.pt")
+    wrong = saved(tmp_path / "wrong", {name: torch.zeros(1) for name in names()}, {"target_transform": TARGETS})
+    arguments = [forged, tmp_path / "sounds.npz", tmp_path / "wrong.pt", wrong]
+    told = json.loads(inside("audiobox_inside", *map(str, arguments)).splitlines()[-1])
+    assert all("cannot load" in why and "size mismatch" in why for why in told["refused"]), told["refused"]
     for layout in ("checkpoint.pt", "saved"):
         short, longer = told[f"{layout}@{RATE}"], told[f"{layout}@44100"]
         np.testing.assert_allclose(short["axes"], told[f"package@{RATE}"], atol=1e-4)
