@@ -105,8 +105,9 @@ def score_rows(run: RunData) -> list[dict[str, Any]]:
 
 def gated_notes(run: RunData) -> list[str]:
     """What the held-out scores leave out, in sentences."""
+    total = (run.summary.get("heldout") or {}).get("clips", "the")
     return [
-        f"{titled(name)}: {entry['clips']} of the clips not judged: {entry['reason']}."
+        f"{titled(name)}: {entry['clips']} of {total} clips not judged: {entry['reason']}."
         for name, entry in run.gated.items()
     ]
 

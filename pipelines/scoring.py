@@ -3,9 +3,8 @@
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.config import RayConfig
 from cluster.session import ray_session
@@ -13,7 +12,6 @@ from foundation.release import Release, is_release
 from pipelines.conditions import feature_store
 from pipelines.recipe import TrainRecipe
 from rewards_service import backends, remote
-from rewards_service.build import scorer_class
 from rewards_service.config import RewardConfig, ScorerConfig
 from rewards_service.scores import Scorer
 
@@ -47,26 +45,25 @@ def instruments(config: RewardConfig, ray: RayConfig) -> Iterator[Instruments]:
 
 
 def completed(recipe: TrainRecipe, model: Path) -> RewardConfig:
-    """The recipe's rewards with what its other sections know, where a scorer has such an option and is not told.
+    """The recipe's rewards, synchformer told what other sections know, where its own options do not say it.
 
-    store: the feature store, so that visual tokens which condition the model are not computed a second time for a
-    reward. weights of synchformer: the release's own file. model: the file or folder that training starts from.
+    store: the feature store, so that visual tokens which condition the model are not computed a second time for the
+    reward. weights: the release's own file. model: the file or folder that training starts from.
     """
-    known: dict[str, Any] = {"store": feature_store(recipe).root}
+    known = {"store": feature_store(recipe).root}
     release = Release.find(model) if is_release(model) else None
+    if release is not None and release.synchformer is not None:
+        known["weights"] = str(release.synchformer)
 
-    def filled(dimension: str, scorer: ScorerConfig) -> ScorerConfig:
-        offered = dict(known)
-        if scorer.scorer == "synchformer" and release is not None and release.synchformer is not None:
-            offered["weights"] = str(release.synchformer)
-        names = {field.name for field in fields(scorer_class(dimension, scorer))}
-        new = {name: value for name, value in offered.items() if name in names and name not in scorer.options}
-        return scorer.model_copy(update={"options": {**scorer.options, **new}})
+    def filled(scorer: ScorerConfig) -> ScorerConfig:
+        if scorer.scorer != "synchformer":
+            return scorer
+        return scorer.model_copy(update={"options": {**known, **scorer.options}})
 
     rewards = recipe.rewards
     return rewards.model_copy(
         update={
-            "scorers": {name: filled(name, scorer) for name, scorer in rewards.scorers.items()},
-            "judges": {name: filled(name, judge) for name, judge in rewards.judges.items()},
+            "scorers": {name: filled(scorer) for name, scorer in rewards.scorers.items()},
+            "judges": {name: filled(judge) for name, judge in rewards.judges.items()},
         }
     )

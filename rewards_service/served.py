@@ -38,11 +38,10 @@ class ServedReward:
         self._watching: asyncio.Task | None = None
         self._stuck = False
         self._failures = 0
-        self._joins = service.batch_requests > 1
-        if self._joins:
-            joined: Any = self._joined
-            joined.set_max_batch_size(service.batch_requests)
-            joined.set_batch_wait_timeout_s(service.batch_wait_s)
+        self._join = None
+        if service.batch_requests > 1:
+            collect = serve.batch(max_batch_size=service.batch_requests, batch_wait_timeout_s=service.batch_wait_s)
+            self._join = collect(self._joined)
 
     async def score(
         self,
@@ -53,9 +52,9 @@ class ServedReward:
         route: dict[str, Any] | None = None,
     ) -> Scores:
         """Score (G, N, 2, S) float32 waveforms against G references. Raises ReplicaStuckError at once when stuck."""
-        if not self._joins:
+        if self._join is None:
             return await self._in_turn(self._actor.score, waveforms, sample_rate, references, detail)
-        answer = await self._joined((waveforms, sample_rate, references, detail))
+        answer = await self._join((waveforms, sample_rate, references, detail))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -78,7 +77,6 @@ class ServedReward:
         if self._failures >= FAILURES_IN_A_ROW:
             raise ReplicaStuckError(f"the last {self._failures} calls failed")
 
-    @serve.batch
     async def _joined(self, asks: list[Ask]) -> list[Any]:
         """Answers, or the exceptions of those that failed, to what came in together."""
         answers: list[Any] = [None] * len(asks)

@@ -68,15 +68,24 @@ class ServeDeployment:
             raise
 
     def stop(self) -> None:
-        """Delete this run's applications, and Serve itself when nobody else has any."""
-        for dimension in self.config.deployed:
-            serve.delete(app_name(self.namespace, dimension), _blocking=False)
-        deadline = time.monotonic() + STOP_S
+        """Delete this run's applications, and Serve itself when nobody else has any. A second time does nothing."""
         mine = {app_name(self.namespace, dimension) for dimension in self.config.deployed}
-        while mine & (left := set(serve.status().applications)) and time.monotonic() < deadline:
+        going = mine & applications()
+        for name in going:
+            serve.delete(name, _blocking=False)
+        deadline = time.monotonic() + STOP_S
+        while mine & (left := applications()) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        if not left:
+        if going and not left:
             serve.shutdown()
+
+
+def applications() -> set[str]:
+    """Names of everything that Serve runs on this Ray; nothing where there is no Serve."""
+    try:
+        return set(serve.status().applications)
+    except RayServeException:
+        return set()
 
 
 def launch(config: RewardConfig, namespace: str) -> ServeDeployment:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LOOK = 160
 GROUPS_AT_ONCE = 4
+RMS, QUIET = 0.1, 1e-4
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,11 @@ def read_network(path: str) -> "StereoCRW":
 
 
 def network_delays(network: "StereoCRW", audio: Tensor, times: Tensor, length: int) -> Tensor:
-    """(B, 2, S) at 16 kHz to (B, W) ms: in windows of `length` samples around (W,) times, of their loudest 76 ms."""
+    """(B, 2, S) at 16 kHz to (B, W) ms: in windows of `length` samples around (W,) times, of their loudest 76 ms.
+
+    Both channels are brought to -20 dBFS, so that neither gain nor panning by level changes the delay. Where one is
+    silent there is none: 0.
+    """
     from foundation.stereo_crw import GROUP
 
     length = max(length, GROUP)
@@ -106,5 +111,9 @@ def network_delays(network: "StereoCRW", audio: Tensor, times: Tensor, length: i
     start = LOOK * energy.argmax(-1)
     at = start[:, None, None] + torch.arange(GROUP, device=audio.device)
     groups = windows.gather(-1, at.expand(-1, 2, -1))
-    found = [network.delay_ms(part) for part in groups.split(GROUPS_AT_ONCE)]
-    return torch.cat(found).unflatten(0, (len(audio), len(times)))
+    level = groups.square().mean(-1, keepdim=True).sqrt()
+    audible = (level > QUIET).all(1)[:, 0]
+    groups = (groups * RMS / level.clamp_min(QUIET))[audible]
+    found = torch.zeros(len(audible), device=audio.device)
+    found[audible] = torch.cat([found[:0], *(network.delay_ms(part) for part in groups.split(GROUPS_AT_ONCE))])
+    return found.unflatten(0, (len(audio), len(times)))

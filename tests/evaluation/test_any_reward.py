@@ -156,7 +156,7 @@ def test_a_dimension_that_says_nothing_at_all_is_named(other: Path) -> None:
     (other / "metrics.jsonl").write_text("".join(json.dumps(text) + "\n" for text in silent))
     text, _ = page_of(other)
     assert "Loudness range did not rise on scenes the model never saw. Grid could not be judged on them." in text
-    assert "Grid: 128 of the clips not judged: there is no grid in the picture." in text
+    assert "Grid: 128 of 128 clips not judged: there is no grid in the picture." in text
     told(
         other,
         before=scores(0) | blank,
