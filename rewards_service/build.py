@@ -21,6 +21,8 @@ SCORERS = {
     "temporal": "rewards_service.temporal:TemporalScorer",
     "aesthetic": "rewards_service.aesthetic:AestheticScorer",
     "spatial": "rewards_service.spatial:SpatialScorer",
+    # Against the reference clip's own sound, without weights.
+    "onsets": "rewards_service.onsets:OnsetScorer",
     # With released weights.
     "ms_clap": "rewards_service.released.ms_clap:MsClapScorer",
     "laion_clap": "rewards_service.released.laion_clap:LaionClapScorer",

@@ -47,7 +47,7 @@ class TemporalScorer:
         """Score (G, N, 2, S) waveforms; a clip without visible impacts is scored by how steady its sound is."""
         batch = prepare(waveforms, sample_rate, references, RATE)
         strength = self.onset_strength(batch.audio)
-        smooth = strength @ _smoothing(strength.shape[1], self.tolerance_s)
+        smooth = smoothed(strength, self.tolerance_s)
         target = self._targets(references, strength.shape[1])
         likeness = torch.nn.functional.cosine_similarity(smooth, batch.expand(target), dim=1, eps=1e-6)
         values = likeness * (strength.amax(1) / self.prominence_db).clamp_max(1.0)
@@ -102,6 +102,11 @@ class TemporalScorer:
 
 def _bell(distance: Tensor, width: float) -> Tensor:
     return torch.exp(-0.5 * (distance / width) ** 2)
+
+
+def smoothed(strength: Tensor, width: float) -> Tensor:
+    """(B, F) onset strengths with every frame spread over a bell of `width` seconds."""
+    return strength @ _smoothing(strength.shape[1], width)
 
 
 @lru_cache(maxsize=4)
