@@ -115,5 +115,6 @@ def network_delays(network: "StereoCRW", audio: Tensor, times: Tensor, length: i
     audible = (level > QUIET).all(1)[:, 0]
     groups = (groups * RMS / level.clamp_min(QUIET))[audible]
     found = torch.zeros(len(audible), device=audio.device)
-    found[audible] = torch.cat([found[:0], *(network.delay_ms(part) for part in groups.split(GROUPS_AT_ONCE))])
+    if len(groups):
+        found[audible] = torch.cat([network.delay_ms(part) for part in groups.split(GROUPS_AT_ONCE)])
     return found.unflatten(0, (len(audio), len(times)))
