@@ -60,6 +60,11 @@ class RunFolder:
         """Held-out scores before training, kept so that a resumed run need not measure them again."""
         return self.path / "before.json"
 
+    @property
+    def ray(self) -> Path:
+        """Where the run is going, while it is (`pipelines.whereabouts`)."""
+        return self.path / "ray.json"
+
 
 def create(recipe: RunConfig) -> RunFolder:
     """A new folder with the resolved recipe in it. Raises PrismError for a bad or taken name, or no right to write."""

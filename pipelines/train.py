@@ -34,6 +34,7 @@ from pipelines.recipe import TrainRecipe, find
 from pipelines.run_folder import RunFolder
 from pipelines.scoring import completed
 from pipelines.summary import write_summary
+from pipelines.whereabouts import announced
 from rewards_service import backends, remote
 from rewards_service.judge import Judge
 from settings.load import load
@@ -145,7 +146,11 @@ def _run(
             rewards.await_ready()
             actors = _launch(recipe, folder, names, str(model_path), found)
         console.print(f"Ray dashboard: {session.dashboard_url or 'off'}", highlight=False, soft_wrap=True)
-        with watch.stage("rl"), LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view:
+        with (
+            announced(folder, names.namespace, names.coordinator),
+            watch.stage("rl"),
+            LiveView(recipe.learner.iterations, session.dashboard_url, console=console) as view,
+        ):
             outcome = fit(_loop(recipe, folder, names, str(model_path), monitor, view, stop))
         books = _books(actors, recipe)
         actors.stop()

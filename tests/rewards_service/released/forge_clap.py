@@ -1,9 +1,10 @@
 """Released checkpoints and Hugging Face caches with random weights, made by the packages' own model classes.
 
 A script for the interpreters of the scorers' own environments (what is imported inside is installed there):
-`forge_clap.py ms_clap FOLDER`, `forge_clap.py laion_clap FOLDER AMODEL FUSION`, and
-`forge_clap.py embed PLACE OPTIONS SOUNDS OUT` for what a scorer makes of sounds (B, S) and of some captions. The text
-towers have two layers and a small vocabulary; everything else is of full size.
+`forge_clap.py ms_clap FOLDER`, `forge_clap.py laion_clap FOLDER AMODEL FUSION`,
+`forge_clap.py embed PLACE OPTIONS OUT SOUNDS ...` for what a scorer makes of sounds (B, S) and of some captions, and
+`forge_clap.py official OPTIONS OUT` for the released reward by msclap's own methods beside the scorer's. The text towers
+have two layers and a small vocabulary; everything else is of full size.
 """
 
 import importlib
@@ -156,22 +157,46 @@ def laion_clap(folder: Path, amodel: str, fusion: bool) -> None:
     torch.save({"epoch": 15, "name": "forged", "best": np.float64(0.5), "state_dict": state}, folder / "laion.pt")
 
 
-def embed(place: str, options: dict[str, Any], sounds: Path, out: Path) -> None:
-    """Embeddings of every window of sounds (B, S) at the scorer's rate and of `CAPTIONS`, as safetensors."""
+def embed(place: str, options: dict[str, Any], out: Path, files: list[Path]) -> None:
+    """Embeddings of all windows of the sounds (B, S) in each file, and of `CAPTIONS`, as safetensors."""
     from safetensors.torch import save_file
 
     module, _, name = place.partition(":")
     scorer = getattr(importlib.import_module(module), name)(**options)
     scorer.load()
-    mono = torch.from_numpy(np.load(sounds))
-    texts = torch.stack([scorer.embed_caption(caption) for caption in CAPTIONS])
-    save_file({"sounds": scorer.embed_sounds(mono), "texts": texts}, out)
+    found = {file.stem: scorer.embed_sounds(torch.from_numpy(np.load(file))) for file in files}
+    save_file({**found, "texts": torch.stack([scorer.embed_caption(caption) for caption in CAPTIONS])}, out)
+
+
+def official(options: dict[str, Any], out: Path) -> None:
+    """Scores of two plans with two clips of 9 s, (2, 2) each: {"scorer": by MsClapScorer, "package": by msclap}."""
+    from rewards_service.released.ms_clap import MsClapScorer
+    from rewards_service.scores import Reference
+
+    plans = [
+        f"Semantic: {caption}! Temporal: at two seconds." * repeats
+        for caption, repeats in zip(CAPTIONS[:2], (1, 3), strict=True)
+    ]
+    random = np.random.default_rng(0)
+    sounds = (random.standard_normal((2, 2, 2, 9 * 44100)) * np.array([0.05, 0.5])[:, None, None]).astype(np.float32)
+    scorer = MsClapScorer(**options, official=True)
+    found = scorer.score(sounds, 44100, [Reference("a", "", 9.0, (), (), 16.0, plan=plan) for plan in plans])
+    package, by_hand = scorer.model, np.zeros((2, 2))
+    for g, n in np.ndindex(2, 2):
+        batch = package.default_collate([torch.from_numpy(sounds[g, n]).mean(0, keepdim=True)])
+        both = package._get_audio_embeddings(batch), package.get_text_embeddings([plans[g]])
+        by_hand[g, n] = package.compute_similarity(*both)[0][0].item() / 80
+    long = scorer.score(sounds[:1], 44100, [Reference("a", "", 9.0, (), (), 16.0, plan=plans[0] * 60)])
+    told = {"scorer": found.values.tolist(), "package": by_hand.tolist(), "long": sorted(long.missing.values())}
+    out.write_text(json.dumps(told))
 
 
 if __name__ == "__main__":
     job, where, *rest = sys.argv[1:]
     if job == "embed":
-        embed(where, json.loads(rest[0]), Path(rest[1]), Path(rest[2]))
+        embed(where, json.loads(rest[0]), Path(rest[1]), [Path(name) for name in rest[2:]])
+    elif job == "official":
+        official(json.loads(where), Path(rest[0]))
     elif job == "ms_clap":
         ms_clap(Path(where))
     else:

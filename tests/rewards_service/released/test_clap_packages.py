@@ -37,13 +37,14 @@ def run(environment: Environment, *words: object) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def embedded(environment: Environment, made: type, options: dict[str, Any], sounds: torch.Tensor, out: Path) -> Any:
-    """(B, n, D) embeddings of sounds (B, S) and (T, D) of `CAPTIONS` by a scorer in its own environment."""
-    np.save(out.with_suffix(".npy"), sounds.numpy())
-    place = f"{made.__module__}:{made.__name__}"
-    run(environment, "embed", place, json.dumps(options), out.with_suffix(".npy"), out)
-    found = load_file(out)
-    return found["sounds"], found["texts"]
+def embedded(made: type, options: dict[str, Any], folder: Path, **sounds: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(B, n, D) embeddings of each of some sounds (B, S) and the (T, D) "texts" by a scorer in its own environment."""
+    paths = [folder / f"{name}.npy" for name in sounds]
+    for path, sound in zip(paths, sounds.values(), strict=True):
+        np.save(path, sound.numpy())
+    place, out = f"{made.__module__}:{made.__name__}", folder / "embedded.safetensors"
+    run(LAION, "embed", place, json.dumps(options), out, *paths)
+    return load_file(out)
 
 
 def files(folder: Path, name: str) -> dict[str, Any]:
@@ -85,16 +86,17 @@ def assert_same_directions(found: torch.Tensor, expected: torch.Tensor, least: f
     assert (centred[0] * centred[1]).sum(-1).min() >= least
 
 
-def agree(made: dict[str, Any], tmp_path: Path) -> None:
+def agree(made: dict[str, Any], folder: Path) -> None:
     """Transformers' ClapModel here and the package there give the same embeddings of sounds and texts."""
-    sounds = different_sounds(48000, 12)
-    for stretch in (sounds[:, : 4 * 48000], sounds):
-        theirs, texts = embedded(LAION, OriginalLaionClapScorer, made, stretch, tmp_path / "embedded.safetensors")
-        here = LaionClapScorer(**made)
-        ours = here.embed_sounds(stretch)
-        assert ours.shape[1] == (1 if stretch.shape[1] < 480000 else 2)
-        assert_same_directions(ours.flatten(0, 1), theirs.flatten(0, 1))
-        assert_same_directions(torch.stack([here.embed_caption(caption) for caption in CAPTIONS]), texts)
+    whole = different_sounds(48000, 12)
+    sounds = {"short": whole[:, : 4 * 48000], "long": whole}
+    theirs = embedded(OriginalLaionClapScorer, made, folder, **sounds)
+    here = LaionClapScorer(**made)
+    for (name, sound), windows in zip(sounds.items(), (1, 2), strict=True):
+        ours = here.embed_sounds(sound)
+        assert ours.shape[1] == windows
+        assert_same_directions(ours.flatten(0, 1), theirs[name].flatten(0, 1))
+    assert_same_directions(torch.stack([here.embed_caption(caption) for caption in CAPTIONS]), theirs["texts"])
 
 
 def test_base_in_transformers_is_base_in_its_package(htsat_base: dict[str, Any], tmp_path: Path) -> None:
@@ -148,6 +150,15 @@ def test_replicas_score_scenes(
     assert found["laion"].measured[0][0]["text"] == found["laion_package"].measured[0][0]["text"]
     assert found["ms_official"].measured[1][0]["text"] == references[1].plan
     assert np.abs(found["ms"].values - found["ms_official"].values)[:, :2].min() > 1e-4
+
+
+def test_official_is_what_the_package_says(ms_clap: dict[str, Any], tmp_path: Path) -> None:
+    run(MS, "official", json.dumps(ms_clap), tmp_path / "scores.json")
+    found = json.loads((tmp_path / "scores.json").read_text())
+    np.testing.assert_allclose(found["scorer"], found["package"], atol=1e-6)
+    assert np.ptp(found["package"]) > 1e-4
+    assert len(found["long"]) == 2
+    assert "GPT-2 reads 1024" in found["long"][0]
 
 
 def test_ms_clap_hears_the_end_of_a_clip_and_the_released_reward_does_not(
