@@ -167,7 +167,8 @@ class ActorFleet:
 
     async def _started(self, dimension: str, index: int) -> Endpoint:
         scorer, name = self._config.deployed[dimension], replica_name(dimension, index)
-        handle = start(dimension, scorer, self._config, index, self._namespace)
+        # In a thread: its environment may have to be made first.
+        handle = await asyncio.to_thread(start, dimension, scorer, self._config, index, self._namespace)
         try:
             await asyncio.wait_for(handle.health.remote(), self._config.start_s)
         except (RayError, TimeoutError) as error:
