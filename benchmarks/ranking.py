@@ -1,7 +1,7 @@
 """Whether rewards prefer a clip's own sound to the same sound spoiled, and by how much.
 
 Run: python -m benchmarks.ranking VIDEOS --out runs/ranking.json
-Of the scorers that need no released weights: the four embedded ones and `stereo`. Procedural scenes have known impacts
+Of the scorers that need no released weights: the four embedded ones, `onsets` and `stereo`. Procedural scenes have known impacts
 and places; of the videos in a folder only what their picture shows is known (captions as `prism train` takes them).
 """
 
@@ -65,7 +65,8 @@ class Ranked:
 def scorers() -> dict[str, tuple[str, Scorer]]:
     """Every scorer that judges without released weights, with its dimension."""
     found = {f"{name} (embedded)": (name, build_scorer(name)) for name in DIMENSIONS}
-    return found | {"stereo": ("spatial", build_scorer("spatial", ScorerConfig(scorer="stereo")))}
+    free = {"onsets": "temporal", "stereo": "spatial"}
+    return found | {name: (d, build_scorer(d, ScorerConfig(scorer=name))) for name, d in free.items()}
 
 
 def rank(name: str, dimension: str, scorer: Scorer, examples: Sequence[Example], rate: int) -> list[Ranked]:
