@@ -3,8 +3,8 @@
 A script for the interpreters of the scorers' own environments (what is imported inside is installed there):
 `forge_clap.py ms_clap FOLDER`, `forge_clap.py laion_clap FOLDER AMODEL FUSION`,
 `forge_clap.py embed PLACE OPTIONS OUT SOUNDS ...` for what a scorer makes of sounds (B, S) and of some captions, and
-`forge_clap.py official OPTIONS OUT` for the released reward by msclap's own methods beside the scorer's. The text towers
-have two layers and a small vocabulary; everything else is of full size.
+`forge_clap.py official OPTIONS OUT` for the released reward by msclap's own methods beside the scorer's. The text
+towers have two layers and a small vocabulary; everything else is of full size.
 """
 
 import importlib
