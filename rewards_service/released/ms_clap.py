@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards_service import official
 from rewards_service.batch import finish, prepare, resample
 from rewards_service.environments import NUMPY_1, Environment
 from rewards_service.errors import RewardError
@@ -20,7 +21,6 @@ from rewards_service.scores import Reference, Scores
 VERSION = "2023"
 END = " <|endoftext|>"
 """What the package puts after every text."""
-DIVISOR = 80.0
 POSITIONS = 1024
 """Most tokens that GPT-2 reads."""
 # Masks that transformers before 4.31 stored with GPT-2; constants.
@@ -32,7 +32,7 @@ def official_reward(audio: Tensor, text: Tensor, logit_scale: float) -> Tensor:
 
     FunAudioLLM/ThinkSound, branch prismaudio, grpo/fast_grpo/reward_ms_clap.py over msclap's compute_similarity.
     """
-    return torch.cosine_similarity(audio, text, dim=-1) * float(np.exp(logit_scale)) / DIVISOR
+    return torch.from_numpy(official.ms_clap(torch.cosine_similarity(audio, text, dim=-1).numpy(), logit_scale))
 
 
 @dataclass(frozen=True)
