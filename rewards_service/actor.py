@@ -59,6 +59,7 @@ class RewardActor:
             "calls": self._calls,
             "samples": self._samples,
             "busy_s": self._busy_s,
+            "cpu_s": time.process_time(),
         }
 
     def running_s(self) -> float:
