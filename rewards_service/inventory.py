@@ -147,7 +147,7 @@ def _walk(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, KnownFile | 
 
 def _is_cache(folder: Path) -> bool:
     """Whether a folder is a Hugging Face cache, which packages look into by themselves."""
-    return any(folder.glob("models--*")) or any(folder.glob("hub/models--*"))
+    return any(folder.glob("models--*"))
 
 
 def _missing(known: KnownFile) -> Entry:

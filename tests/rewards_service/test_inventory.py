@@ -280,3 +280,11 @@ def test_any_bytes_are_wrong_and_never_an_exception(
     for name in ("CLAP_weights_2023.pth", "vae.safetensors", "checkpoint.pt"):
         (folder / name).write_bytes(magic + content)
     assert {e.state for e in inspect(folder).entries if e.state != "missing"} == {"wrong"}
+
+
+def test_weights_beside_a_cache_are_found(tmp_path: Path) -> None:
+    """A folder per scorer, as one might keep them: its hub does not hide what lies beside it."""
+    (tmp_path / "mine" / "hub" / "models--gpt2").mkdir(parents=True)
+    (tmp_path / "mine" / "CLAP_weights_2023.pth").write_bytes(b"nothing")
+    (name,) = [known.name for known in KNOWN if known.name == "CLAP_weights_2023.pth"]
+    assert entry(tmp_path, name).path == "mine/CLAP_weights_2023.pth"
