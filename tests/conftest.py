@@ -1,6 +1,7 @@
 """Fixtures shared by every room's tests."""
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,30 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipelines.forge import forge
 
     return forge(tmp_path_factory.mktemp("forged") / "release")
+
+
+@pytest.fixture(scope="session")
+def forged_rewards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Options of scorers by name; their files hold random weights, written by the packages' own classes. Slow."""
+    from rewards_service.released.audiobox import AudioboxScorer
+    from rewards_service.released.laion_clap_original import OriginalLaionClapScorer
+    from rewards_service.released.ms_clap import MsClapScorer
+
+    scripts = Path(__file__).parent / "rewards_service" / "released"
+    ms, laion, audio = (tmp_path_factory.mktemp(name) for name in ("msclap", "laion", "audiobox"))
+    for made, words in (
+        (MsClapScorer, ["forge_clap.py", "ms_clap", ms]),
+        (OriginalLaionClapScorer, ["forge_clap.py", "laion_clap", laion, "HTSAT-tiny", "False"]),
+        (AudioboxScorer, ["forge_audiobox.py", audio]),
+    ):
+        command = [str(made.environment.prepare()), str(scripts / words[0]), *map(str, words[1:])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        "ms_clap": {"weights": str(ms / "CLAP_weights_2023.pth"), "hub": str(ms / "hub")},
+        "laion_clap_original": {"weights": str(laion / "laion.pt"), "hub": str(laion / "hub")},
+        "audiobox": {"weights": str(audio / "checkpoint.pt")},
+    }
 
 
 @pytest.fixture

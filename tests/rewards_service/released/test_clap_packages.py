@@ -52,10 +52,8 @@ def files(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ms_clap(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("msclap")
-    run(MS, "ms_clap", folder)
-    return files(folder, "CLAP_weights_2023.pth")
+def ms_clap(forged_rewards: dict[str, dict[str, str]]) -> dict[str, Any]:
+    return dict(forged_rewards["ms_clap"])
 
 
 @pytest.fixture(scope="module")
