@@ -36,6 +36,7 @@ ROUTING: dict[str, Any] = {
     "max_backoff_s": 0.05,
 }
 """Calls take tens of milliseconds: a request for which all replicas were full must not sleep for half a second."""
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 LOOK_BACK_S = 4.0
 STOP_S = 20.0
 _POLL_S = 0.2
@@ -239,8 +240,11 @@ def _target(
 def _options(config: RewardConfig, dimension: str, scorer: ScorerConfig) -> dict[str, Any]:
     service = scorer.service
     ongoing = max(ONGOING, 4 * service.batch_requests, math.ceil(2 * service.target_ongoing_requests))
+    actor = actor_options(dimension, scorer, config)
+    # Scorers have a thread of their own already (rewards_service/served.py); one more costs every request two switches.
+    actor["runtime_env"] = {**actor.get("runtime_env", {}), "env_vars": ONE_LOOP}
     return {
-        "ray_actor_options": actor_options(dimension, scorer, config),
+        "ray_actor_options": actor,
         "max_ongoing_requests": ongoing,
         "max_queued_requests": service.queue_limit,
         "health_check_period_s": service.health_check_s,
