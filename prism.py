@@ -335,7 +335,7 @@ def weights_check(
     folder: Annotated[Path, typer.Argument(help="A folder with files of released models.")], as_json: Json = False
 ) -> None:
     """Say which files of the released models are there, whether they are whole, and under which licence they come."""
-    from rewards_service import inventory
+    from rewards_service.files import inventory
 
     found = inventory.inspect(folder)
     if as_json:

@@ -1,8 +1,9 @@
 """Whether rewards prefer a clip's own sound to the same sound spoiled, and by how much.
 
 Run: python -m benchmarks.ranking VIDEOS --out runs/ranking.json
-Of the scorers that need no released weights: the four embedded ones, `onsets` and `stereo`. Procedural scenes have known impacts
-and places; of the videos in a folder only what their picture shows is known (captions as `prism train` takes them).
+Of the scorers that need no released weights: the four embedded ones, `onsets` and `stereo`. Procedural scenes have
+known impacts and places; of the videos in a folder only what their picture shows is known (captions as `prism train`
+takes them).
 """
 
 import argparse

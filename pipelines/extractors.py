@@ -31,7 +31,7 @@ from media.stretches import Stretch
 from media.video import probe, read_clip
 from pipelines.extractor import Extractor
 from pipelines.segments import MAX_SECONDS, SHORT_SIDE, read_video, shown
-from rewards_service.stereo_image import ARRAYS, RATE, identity, measure
+from rewards_service.stereo.image import ARRAYS, RATE, identity, measure
 
 if TYPE_CHECKING:
     from foundation.oobleck import Oobleck
@@ -137,7 +137,7 @@ class Delays(Extractor):
 
     (windows,) each: middle of the window in s, delay in ms by which the right channel lags (GCC-PHAT, 100 to 2000 Hz),
     its confidence, amplitude (1 for the loudest); (windows, bands) each: level of the right channel above the left in
-    dB, share of the energy, share of it in the difference of the channels (`rewards_service.stereo_image`). Mono and
+    dB, share of the energy, share of it in the difference of the channels (`rewards_service.stereo.image`). Mono and
     silent sound have delay and level 0.
     """
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rewards_service.batch import finish, prepare
-from rewards_service.delays import UPSAMPLE, correlation, delay_ms, peak, transform_size
 from rewards_service.scores import Reference, Scores
+from rewards_service.stereo.delays import UPSAMPLE, correlation, delay_ms, peak, transform_size
 
 __all__ = ["SpatialScorer", "basis", "delay_ms"]
 

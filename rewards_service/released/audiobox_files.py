@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards_service.errors import RewardError
-from rewards_service.headers import Shapes, read_header, read_json
+from rewards_service.files.headers import Shapes, read_header, read_json
 
 AXES = ("CE", "CU", "PC", "PQ")
 CONFIG = (

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from rewards_service.batch import finish, prepare
-from rewards_service.delays import official_delay_ms
 from rewards_service.official import itd
 from rewards_service.reference_sound import Remembered, reference_sound
 from rewards_service.released.stereo import ImageScorer, StereoScorer
 from rewards_service.scores import Reference, Scores
-from rewards_service.stereo_image import RATE
-from rewards_service.stereo_target import refusal
+from rewards_service.stereo.delays import official_delay_ms
+from rewards_service.stereo.image import RATE
+from rewards_service.stereo.target import refusal
 
 
 @dataclass(frozen=True)
 class OfficialStereoScorer:
     """-2.5 d_gcc^2: of the original's two terms the one without a network, which has random weights there.
 
-    d_gcc is the difference to the reference of the mean delay in ms (`rewards_service.delays.official_delay_ms`), in
-    which movement does not show. gate: leave out mono references, which the original does not; mono is the best answer
+    d_gcc is the difference to the reference of the mean delay in ms (`stereo.delays.official_delay_ms`), in which
+    movement does not show. gate: leave out mono references, which the original does not; mono is the best answer
     to them. Silence has the lowest score. Source: FunAudioLLM/ThinkSound grpo/fast_grpo/reward_itd.py.
     """
 

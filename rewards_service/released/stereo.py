@@ -16,10 +16,10 @@ from torch import Tensor
 from rewards_service.batch import finish, prepare
 from rewards_service.reference_sound import Remembered, reference_sound
 from rewards_service.scores import Reference, Scores
-from rewards_service.stereo_image import RATE, StereoImage, measure, stack
-from rewards_service.stereo_match import Match, Softness, match
-from rewards_service.stereo_store import StoredImages
-from rewards_service.stereo_target import Target, from_positions, refusal
+from rewards_service.stereo.image import RATE, StereoImage, measure, stack
+from rewards_service.stereo.match import Match, Softness, match
+from rewards_service.stereo.store import StoredImages
+from rewards_service.stereo.target import Target, from_positions, refusal
 
 TRUST_WIDTH = 0.25
 LEAST_SHARE = 0.01

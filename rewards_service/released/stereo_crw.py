@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards_service.delays import OFFICIAL_SECONDS
 from rewards_service.errors import RewardError
 from rewards_service.released.official_stereo import OfficialStereoScorer
 from rewards_service.released.stereo import ImageScorer
-from rewards_service.stereo_image import RATE, StereoImage
+from rewards_service.stereo.delays import OFFICIAL_SECONDS
+from rewards_service.stereo.image import RATE, StereoImage
 
 if TYPE_CHECKING:
     from foundation.stereo_crw import StereoCRW

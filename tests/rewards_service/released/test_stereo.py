@@ -17,7 +17,7 @@ from rewards_service.errors import RewardError
 from rewards_service.released.official_stereo import OfficialStereoScorer
 from rewards_service.released.stereo import StereoScorer
 from rewards_service.scores import Reference, Scores
-from rewards_service.stereo_image import identity
+from rewards_service.stereo.image import identity
 from scenes.sound import render
 from scenes.world import FPS, SECONDS
 from tests.rewards_service.released.stereo_sounds import (

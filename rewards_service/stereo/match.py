@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewards_service.stereo_image import StereoImage
+from rewards_service.stereo.image import StereoImage
 
 LEAST_HEARD = 0.1
 LEAST_SIDE = 1e-3

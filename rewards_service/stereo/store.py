@@ -4,7 +4,7 @@ from media.features import FeatureStore
 from media.stretches import read_stretches
 from rewards_service.errors import RewardError
 from rewards_service.scores import Reference
-from rewards_service.stereo_image import ARRAYS, StereoImage, identity
+from rewards_service.stereo.image import ARRAYS, StereoImage, identity
 
 
 class StoredImages:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards_service.delays import UPSAMPLE, confidence, correlation, peak, transform_size
-from rewards_service.delays import band_bins as bins
+from rewards_service.stereo.delays import UPSAMPLE, confidence, correlation, peak, transform_size
+from rewards_service.stereo.delays import band_bins as bins
 
 RATE = 16_000
 BANDS_HZ = (100.0, 500.0, 2000.0, 4500.0, 8000.0)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards_service.stereo_image import StereoImage
-from rewards_service.stereo_match import Match, Softness, kernel, match
+from rewards_service.stereo.image import StereoImage
+from rewards_service.stereo.match import Match, Softness, kernel, match
 
 SOFTNESS = Softness(delay_ms=0.1, level_db=3.0, side_db=6.0, mono_loss_db=3.0)
 

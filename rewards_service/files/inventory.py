@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rewards_service.errors import RewardError
-from rewards_service.known_files import KNOWN, KnownFile
+from rewards_service.files.known_files import KNOWN, KnownFile
 
 State = Literal["whole", "wrong", "missing"]
 DEPTH = 4

@@ -8,7 +8,7 @@ from pathlib import Path
 from foundation.flat import VAE_PREFIXES
 from foundation.release import MODEL, SYNCHFORMER, VAE
 from rewards_service.errors import RewardError
-from rewards_service.headers import Header, Shapes, read_header, read_json
+from rewards_service.files.headers import Header, Shapes, read_header, read_json
 from rewards_service.released import audiobox_files, hub
 
 IN_CACHE = ("gpt2", "roberta-base")

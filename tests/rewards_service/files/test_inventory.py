@@ -16,10 +16,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rewards_service import inventory
 from rewards_service.errors import RewardError
-from rewards_service.inventory import Entry, inspect
-from rewards_service.known_files import KNOWN
+from rewards_service.files import inventory
+from rewards_service.files.inventory import Entry, inspect
+from rewards_service.files.known_files import KNOWN
 from rewards_service.released import audiobox_files
 from tests.rewards_service.released.forge_audiobox import CONFIG, TARGETS
 

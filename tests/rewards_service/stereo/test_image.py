@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rewards_service.stereo_image import BANDS_HZ, StereoImage, banded, identity, measure, stack
+from rewards_service.stereo.image import BANDS_HZ, StereoImage, banded, identity, measure, stack
 from tests.rewards_service.released.stereo_sounds import RATE, mono, panned
 
 BANDS = len(BANDS_HZ) - 1

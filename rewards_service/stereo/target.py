@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rewards_service.scores import Reference
 from rewards_service.spatial import basis
-from rewards_service.stereo_image import BANDS_HZ, StereoImage
+from rewards_service.stereo.image import BANDS_HZ, StereoImage
 
 EVENT_S = 0.13
 CENTRED = 0.1

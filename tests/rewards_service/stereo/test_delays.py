@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from rewards_service.delays import confidence, fine_correlation, official_delay_ms, spread
 from rewards_service.errors import RewardError
 from rewards_service.spatial import delay_ms
+from rewards_service.stereo.delays import confidence, fine_correlation, official_delay_ms, spread
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 GOLDEN = json.loads((FIXTURES / "itd.json").read_text())
 BAND = (100.0, 2000.0)
 

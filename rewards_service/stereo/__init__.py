@@ -1,0 +1,1 @@
+"""Where a sound comes from: delay between the channels, levels and width, and how far two such images agree."""
