@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -36,7 +36,8 @@ ROUTING: dict[str, Any] = {
     "max_backoff_s": 0.05,
 }
 """Calls take tens of milliseconds: a request for which all replicas were full must not sleep for half a second."""
-ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+LIGHT = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000"}
+"""Environment of a replica, in which whatever Serve does in Python, the scorer cannot."""
 LOOK_BACK_S = 4.0
 STOP_S = 20.0
 _POLL_S = 0.2
@@ -183,9 +184,10 @@ class ServeEndpoint:
                 if not isinstance(error.cause, ReplicaStuckError):
                     raise
                 refused.add(str(route["placed"]))
-            except RayError:
+            except RayError as error:
                 self._failed(request, str(route["placed"]))
-                raise
+                if not (patient and isinstance(error, RayActorError)):
+                    raise
             else:
                 self._pool.succeeded(self._replica(str(route["placed"])))
                 return unpack_scores(answer) if self.packed else answer
@@ -215,7 +217,20 @@ class ServeEndpoint:
 @lru_cache(maxsize=64)
 def _handle(name: str, controller: str) -> DeploymentHandle:
     """One handle per application and process, since each keeps a connection. controller: another one, another Serve."""
-    return serve.get_app_handle(name)
+    return _unasked(serve.get_app_handle(name))
+
+
+def _unasked(handle: DeploymentHandle) -> DeploymentHandle:
+    """Without Serve's question to a replica, before each request, whether it has room for it.
+
+    The question makes a stream of every answer, which costs the replica two milliseconds of Python a request; the
+    router's own count of what it sent says the same, and one request too many only waits. Serve has no option for it:
+    in a Ray that keeps the switch elsewhere, requests are asked about as ever.
+    """
+    router = getattr(handle._init_router(), "_asyncio_router", None) if hasattr(handle, "_init_router") else None
+    if hasattr(router, "_enable_strict_max_ongoing_requests"):
+        router._enable_strict_max_ongoing_requests = False  # pyright: ignore[reportOptionalMemberAccess]
+    return handle
 
 
 def _target(
@@ -242,7 +257,7 @@ def _options(config: RewardConfig, dimension: str, scorer: ScorerConfig) -> dict
     ongoing = max(ONGOING, 4 * service.batch_requests, math.ceil(2 * service.target_ongoing_requests))
     actor = actor_options(dimension, scorer, config)
     # Scorers have a thread of their own already (rewards_service/served.py); one more costs every request two switches.
-    actor["runtime_env"] = {**actor.get("runtime_env", {}), "env_vars": ONE_LOOP}
+    actor["runtime_env"] = {**actor.get("runtime_env", {}), "env_vars": LIGHT}
     return {
         "ray_actor_options": actor,
         "max_ongoing_requests": ongoing,
@@ -250,7 +265,7 @@ def _options(config: RewardConfig, dimension: str, scorer: ScorerConfig) -> dict
         "health_check_period_s": service.health_check_s,
         "health_check_timeout_s": max(service.health_check_s, 1.0),
         "graceful_shutdown_timeout_s": config.deadline_s,
-        "graceful_shutdown_wait_loop_s": 0.1,
+        "graceful_shutdown_wait_loop_s": 1.0,
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "request_router_config": RequestRouterConfig(**ROUTING),
     }
