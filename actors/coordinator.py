@@ -247,8 +247,7 @@ class Coordinator:
             raise errors.exceptions[0] from None
         if not progress.groups:
             return  # the buffer tells the learner why
-        replicas = {name: counts["running"] for name, counts in (await self._rewards.replicas()).items()}
-        self._records[iteration] = progress.record(iteration, replicas)
+        self._records[iteration] = progress.record(iteration, await self._replicas())
         self._metrics.iteration(self._records[iteration])
 
     def _send(self, iteration: int, indices: Sequence[int], work: _Work) -> None:
@@ -377,6 +376,14 @@ class Coordinator:
         if spent < algorithm.prompts or progress.groups:
             return ""
         return nothing_varies(iteration, progress.flat.values(), self._plan.weights, algorithm)
+
+    async def _replicas(self) -> dict[str, int]:
+        """Of each reward dimension; nothing when the service does not say so in time, which is no reason to stop."""
+        try:
+            async with asyncio.timeout(self._plan.rpc_deadline_s):
+                return {name: counts["running"] for name, counts in (await self._rewards.replicas()).items()}
+        except (TimeoutError, RayError):
+            return {}
 
     def _count(self, done: Produced, progress: Progress) -> None:
         groups, samples, nfe = len(done.result.groups), done.result.samples, done.result.nfe
