@@ -45,18 +45,23 @@ def test_the_section_says_what_was_measured() -> None:
         kind["cpu_ms"] = {"actors": [20.5, 20.7], "serve": [23.0, 24.0]}
     grown = [[100.0, 100.0], [190.0, 190.0], [360.0, 360.0]]
     both = {"actors": grown, "serve": grown}
+    more = {"actors": [*grown, [400.0, 400.0]], "serve": [*grown, [400.0, 400.0]]}
     found = {
         "machine": MACHINE,
         "load": 0.5,
         "overhead": {"work_s": 0.02, "in_flight": 8, "kinds": kinds},
-        "replicas": {"counts": [1, 2, 4], "dimensions": {"temporal": {"bare": [110.0], **both}}},
+        "replicas": {"counts": [1, 2, 4, 8], "clips": 8, "dimensions": {"temporal": {"bare": [110.0], **more}}},
         "simulated": {"wait_s": 0.1, "counts": [1, 2, 4], "bare": [80.0], **both},
+        "caches": {"clips": 1, "seconds": 4.0, "without": [30.0, 30.0], "with": [1.0, 1.0]},
     }  # fmt: skip
     text = rewards.report(found)
     assert "| numeric | 45.0 | 43.2 | 40.5 | 4.0 (4.0 to 4.0) | 10.0 (10.0 to 10.0) | 20.6 | 23.5 |" in text
     assert "| python | 50.0 | 50.0 | 25.0 | 0.0 (0.0 to 0.0) | 50.0 (50.0 to 50.0) | 20.6 | 23.5 |" in text
-    # Four replicas on four cores leave none for who asks: no efficiency is claimed.
-    assert "| temporal | 110 | 100 | 190 (0.95) | 360 | 100 | 190 (0.95) | 360 |" in text
+    # More replicas than the four cores: no efficiency is claimed.
+    assert "| temporal | 110 | 100 | 190 (0.95) | 360 (0.90) | 400 | 100 | 190 (0.95) | 360 (0.90) | 400 |" in text
+    assert (
+        "30.0 s a sound when the picture is looked at each time, 1.00 s when its tokens are kept: 30 (30 to 30)" in text
+    )
     assert "| 4 | 360 | 360 | 0.90 (0.90 to 0.90) | 0.90 (0.90 to 0.90) |" in text
 
 
