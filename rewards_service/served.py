@@ -22,7 +22,7 @@ FAILURES_IN_A_ROW = 8
 class ServedReward:
     """Scores one dimension in a thread of its own; a stuck call makes the replica refuse and fail its health check.
 
-    `route` arguments are for `rewards_service.routing`; nobody reads them here.
+    `route` arguments are for `rewards_service.routing` on the caller's side; nobody reads them here.
     """
 
     def __init__(self, dimension: str, config: str, deadline_s: float) -> None:
@@ -49,7 +49,7 @@ class ServedReward:
         sample_rate: int,
         references: list[Reference],
         detail: bool = False,
-        route: dict[str, Any] | None = None,
+        route: Any = None,
     ) -> Scores:
         """Score (G, N, 2, S) float32 waveforms against G references. Raises ReplicaStuckError at once when stuck."""
         if self._join is None:
@@ -59,11 +59,11 @@ class ServedReward:
             raise answer
         return answer
 
-    async def score_packed(self, samples: bytes, request: str, route: dict[str, Any] | None = None) -> str:
+    async def score_packed(self, samples: bytes, request: str, route: Any = None) -> str:
         """`score` for callers in another environment (`rewards_service.border`)."""
         return pack_scores(await self.score(*unpack_request(samples, request)))
 
-    async def health(self, route: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def health(self, route: Any = None) -> dict[str, Any]:
         """What this replica has done since it started."""
         return self._actor.health()
 

@@ -23,15 +23,16 @@ from rewards_service.config import RewardConfig, ScorerConfig, ServiceConfig
 from rewards_service.deploy import actor_options, check
 from rewards_service.endpoint import RETRY_POLL_S, Endpoint, Request
 from rewards_service.errors import RefusedError, ReplicaStuckError, RewardError
-from rewards_service.pool import Pool, Replica
-from rewards_service.routing import LeastLoadedRouter
+from rewards_service.pool import Pool
+from rewards_service.route import Routes
+from rewards_service.routing import CallerRouter
 from rewards_service.served import ServedReward
 
 DEPLOYMENT = "reward"
 ONGOING = 8
 """Requests that a replica holds at least, one of them under work: so many are in flight that it never waits for one."""
 ROUTING: dict[str, Any] = {
-    "request_router_class": LeastLoadedRouter,
+    "request_router_class": CallerRouter,
     "initial_backoff_s": 0.005,
     "max_backoff_s": 0.05,
 }
@@ -158,39 +159,40 @@ class ServeEndpoint:
     packed: they live in another environment.
     """
 
-    def __init__(self, handle: DeploymentHandle, packed: bool = False, patience: int = 3, rest_s: float = 2.0) -> None:
+    def __init__(self, handle: DeploymentHandle, packed: bool = False) -> None:
         self._handle, self.packed = handle, packed
-        self._pool = Pool([], patience=patience, rest_s=rest_s)
-        self._known: dict[str, Replica] = {}
+        self._routes = Routes()
 
     async def score(self, request: Request, patient: bool = False) -> Any:
         """Ask the replica with the least to do; one that is stuck refuses, and the next one is asked."""
         method, arguments = await request.arguments(self.packed)
         refused: set[str] = set()
         while True:
-            route = {"avoid": [*request.failed_on, *refused, *self._resting()], "placed": ""}
+            route = self._routes.begin(request.failed_on | refused)
             response = getattr(self._handle, method).remote(*arguments, route=route)
             try:
                 answer = await response
             except asyncio.CancelledError:
-                request.placed[id(self)] = str(route["placed"])
+                request.placed[id(self)] = route.placed
                 response.cancel()
                 raise
             except BackPressureError:
                 if not patient:
                     raise RefusedError("too many requests are waiting for a replica") from None
             except RayTaskError as error:
-                self._failed(request, str(route["placed"]))
+                self._failed(request, route.placed)
                 if not isinstance(error.cause, ReplicaStuckError):
                     raise
-                refused.add(str(route["placed"]))
+                refused.add(route.placed)
             except RayError as error:
-                self._failed(request, str(route["placed"]))
+                self._failed(request, route.placed)
                 if not (patient and isinstance(error, RayActorError)):
                     raise
             else:
-                self._pool.succeeded(self._replica(str(route["placed"])))
+                self._routes.succeeded(route.placed)
                 return unpack_scores(answer) if self.packed else answer
+            finally:
+                route.end()
             await asyncio.sleep(RETRY_POLL_S)
 
     async def give_up(self, request: Request, deadline_s: float) -> None:
@@ -199,19 +201,12 @@ class ServeEndpoint:
 
     def resting(self) -> int:
         """Replicas that are being left alone."""
-        return len(self._resting())
+        return len(self._routes.resting())
 
     def _failed(self, request: Request, replica: str) -> None:
         if replica:
             request.failed_on.add(replica)
-            self._pool.failed(self._replica(replica))
-
-    def _replica(self, name: str) -> Replica:
-        return self._known.setdefault(name, Replica(name))
-
-    def _resting(self) -> list[str]:
-        now = self._pool.clock()
-        return [name for name, replica in self._known.items() if replica.resting_until > now]
+            self._routes.failed(replica)
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,8 @@ import pytest
 import ray
 
 from rewards_service.client import RewardClient
-from rewards_service.errors import RewardError
+from rewards_service.endpoint import Request
+from rewards_service.errors import RefusedError, RewardError
 from rewards_service.scores import Reference, Scores
 from tests.rewards_service.replicas import Answers, DiesOnce, Good, Hangs, HangsOnce, Raises
 
@@ -115,3 +116,57 @@ def test_a_replica_killed_for_good_is_a_reason_not_an_exception(start: Start) ->
 def test_a_dimension_without_replicas_is_refused() -> None:
     with pytest.raises(RewardError, match="No replicas for spatial"):
         RewardClient({"temporal": [object()], "spatial": []})
+
+
+class Full:
+    """An endpoint whose queue is full at first."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals, self.asked, self.patient = refusals, 0, []
+
+    async def score(self, request: Request, patient: bool = False) -> Scores:
+        self.asked += 1
+        self.patient.append(patient)
+        if self.asked <= self.refusals:
+            raise RefusedError("the replica's queue is full")
+        return Scores(np.full((2, 3), 0.5))
+
+    async def give_up(self, request: Request, deadline_s: float) -> None:
+        raise AssertionError("nothing was late")
+
+    def resting(self) -> int:
+        return 0
+
+
+def test_a_full_queue_is_nobody_s_failure_and_the_second_try_is_patient(ray_session: str) -> None:
+    full = Full(1)
+    client = RewardClient({"temporal": [full]}, patience=1, rest_s=60)
+    assert all_half(score(client)["temporal"])
+    assert full.patient == [False, True]
+    assert client.resting() == {"temporal": 0}
+    refusing = RewardClient({"temporal": [Full(2)]})
+    assert lost_because(score(refusing)["temporal"]).count("queue is full") == 2
+
+
+def test_bounds_are_those_of_the_dimension(start: Start) -> None:
+    replica = start(Answers, Scores(np.full((2, 3), -0.5)))
+    inside = RewardClient({"temporal": [replica]}, bounds={"temporal": (-1.0, 1.0)})
+    assert score(inside)["temporal"].values.tolist() == [[-0.5] * 3] * 2
+    assert "scorer answered -0.5" in lost_because(score(RewardClient({"temporal": [replica]}))["temporal"])
+
+
+def test_judges_are_asked_only_by_name(start: Start) -> None:
+    client = RewardClient({"temporal": [start(Good)], "judge_temporal": [start(Good)]})
+    assert set(score(client)) == {"temporal"}
+    only = client.score_all_blocking(SOUNDS, 16000, REFERENCES, dimensions=["judge_temporal"])
+    assert all_half(only["judge_temporal"])
+
+
+def test_calls_failures_and_missing_scores_are_counted(start: Start) -> None:
+    client = RewardClient({"temporal": [start(Good)], "spatial": [start(Raises)]}, deadline_s=30)
+    score(client)
+    found = asyncio.run(client.status())
+    assert found["temporal"] == {
+        "running": 1, "wanted": 1, "in_flight": 0, "resting": 0, "calls": 1, "failures": 0, "missing": 0
+    }  # fmt: skip
+    assert (found["spatial"]["calls"], found["spatial"]["failures"], found["spatial"]["missing"]) == (0, 2, 6)
