@@ -165,7 +165,7 @@ def test_what_cannot_start_says_why_and_leaves_nothing(ray_session: str, tmp_pat
     config = rewards("serve", {"semantic": {"num_cpus": 0.01, "options": {"weights": absent}}})
     with pytest.raises(RewardError, match=r"semantic reward could not start: .*absent\.safetensors"), deployed(config):
         pass
-    config = rewards("serve", {"mark": {"scorer": MARK, "num_cpus": 1000}}, start_s=3.0)
+    config = rewards("serve", {"mark": {"scorer": MARK, "num_cpus": 1000}}, start_s=3.0, deadline_s=2.0)
     with pytest.raises(RewardError, match=r"did not start 1 replicas in time; Ray has .* free"), deployed(config):
         pass
     assert applications() == set()
