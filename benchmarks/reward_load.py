@@ -12,11 +12,11 @@ import numpy as np
 import ray
 
 from rewards_service import backends
-from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
-from rewards_service.deploy import replica_name
 from rewards_service.errors import RewardError
 from rewards_service.scores import Reference, Scorer
+from rewards_service.service.client import RewardClient
+from rewards_service.service.deploy import replica_name
 
 RATE = 16000
 SECONDS = 2.0
@@ -95,7 +95,7 @@ class Service:
         if self.backend == "serve":
             from ray import serve
 
-            from rewards_service.serving import app_name
+            from rewards_service.service.serving import app_name
 
             handle: Any = serve.get_app_handle(app_name(self.namespace, dimension))
             return handle.health.remote(route={}).result(timeout_s=60)

@@ -1,9 +1,9 @@
 """The two ways a reward section is deployed, behind one face."""
 
-from rewards_service import deploy
-from rewards_service.client import Fleet, RewardClient
 from rewards_service.config import RewardConfig
-from rewards_service.deploy import Deployment
+from rewards_service.service import deploy
+from rewards_service.service.client import Fleet, RewardClient
+from rewards_service.service.deploy import Deployment
 
 
 def launch(config: RewardConfig, namespace: str) -> Deployment:
@@ -13,7 +13,7 @@ def launch(config: RewardConfig, namespace: str) -> Deployment:
     own environment cannot be made.
     """
     if config.backend == "serve":
-        from rewards_service import serving  # ray.serve costs two seconds to import
+        from rewards_service.service import serving  # ray.serve costs two seconds to import
 
         return serving.launch(config, namespace)
     return deploy.launch(config, namespace)
@@ -22,7 +22,7 @@ def launch(config: RewardConfig, namespace: str) -> Deployment:
 def fleet(config: RewardConfig, namespace: str) -> Fleet:
     """What `launch` started, as a client sees it. Raises RewardError when it is not there."""
     if config.backend == "serve":
-        from rewards_service import serving
+        from rewards_service.service import serving
 
         return serving.ServeFleet(config, namespace)
     return deploy.ActorFleet(config, namespace)

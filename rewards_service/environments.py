@@ -2,7 +2,7 @@
 
 Such an environment holds only what differs. Everything else, Ray, torch and this project included, it takes from the
 environment it was made from. A worker with numpy < 2 cannot unpickle objects of numpy 2, and pyarrow >= 22 or
-pandas >= 3 from outside would end it; hence `NUMPY_1`, and `rewards_service.border` for what such a worker is told.
+pandas >= 3 from outside would end it; hence `NUMPY_1`, and `service/border.py` for what such a worker is told.
 """
 
 import fcntl

@@ -14,7 +14,7 @@ from actors.buffer import ExperienceError
 from actors.coordinator import CoordinatorError
 from actors.pool import PoolError
 from actors.schedule import prompts_of
-from rewards_service.client import RewardClient
+from rewards_service.service.client import RewardClient
 from tests.actors.conftest import Run
 from tests.actors.fakes import FakeGenerator, FakeRewards, MarkScorer
 

@@ -108,7 +108,7 @@ def test_a_killed_actor_costs_nothing_but_time(ray_session: str, whole: RunFolde
     namespace = f"{recipe(tmp_path).ray.namespace}-hit"
 
     def pid() -> int:
-        from rewards_service.deploy import replica_name
+        from rewards_service.service.deploy import replica_name
 
         if victim == "rollout":
             return int(ray.get(ray.get_actor("hit-rollout-0", namespace).ready.remote(), timeout=30))  # type: ignore[arg-type]

@@ -188,7 +188,7 @@ def test_numpy_1_beside_the_main_torch(place: Path) -> None:
     code = """
 import json, numpy as np, torch
 from rewards_service.batch import finish, prepare
-from rewards_service.border import pack_scores
+from rewards_service.service.border import pack_scores
 from rewards_service.scores import Reference
 tone = np.sin(np.arange(16000) * 0.1).astype(np.float32)
 borrowed = np.frombuffer(np.stack([tone, tone, 0 * tone, 0 * tone]).tobytes(), np.float32).reshape(1, 2, 2, -1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rewards_service import backends, deploy
+from rewards_service import backends
 from rewards_service.batch import prepare
 from rewards_service.build import build_scorer
 from rewards_service.config import RewardConfig, ScorerConfig
@@ -22,6 +22,7 @@ from rewards_service.errors import RewardConfigError, RewardError
 from rewards_service.released.audiobox import AudioboxScorer, _guards
 from rewards_service.released.audiobox_files import AXES, check, names
 from rewards_service.scores import Reference
+from rewards_service.service import deploy
 from tests.rewards_service.conftest import RATE, World
 from tests.rewards_service.released.forge_audiobox import CONFIG, TARGETS
 

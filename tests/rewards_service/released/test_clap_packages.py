@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
-from rewards_service.deploy import ActorFleet, launch
 from rewards_service.environments import Environment
 from rewards_service.errors import RewardError
 from rewards_service.released.laion_clap import LaionClapScorer
 from rewards_service.released.laion_clap_original import OriginalLaionClapScorer
 from rewards_service.released.ms_clap import MsClapScorer
 from rewards_service.scores import Reference
+from rewards_service.service.client import RewardClient
+from rewards_service.service.deploy import ActorFleet, launch
 from tests.rewards_service.conftest import RATE, World
 from tests.rewards_service.released.forge_clap import CAPTIONS
 

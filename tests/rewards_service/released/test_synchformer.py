@@ -26,13 +26,13 @@ from media.squares import cropped_square
 from media.stretches import Stretch, write_stretches
 from pipelines.forge import synchformer
 from rewards_service import temporal
-from rewards_service.actor import RewardActor
 from rewards_service.build import build_scorer
 from rewards_service.config import RewardConfig, ScorerConfig
-from rewards_service.deploy import launch
 from rewards_service.errors import RewardConfigError, RewardError
 from rewards_service.released.synchformer import SynchformerScorer
 from rewards_service.scores import Reference
+from rewards_service.service.actor import RewardActor
+from rewards_service.service.deploy import launch
 from tests.rewards_service.released.clips import RATE, Film, make_film, small_synchformer
 
 FILE = "synchformer_state_dict.pth"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from rewards_service.client import RewardClient
 from rewards_service.errors import RewardError
-from tests.rewards_service.load import (
+from rewards_service.service.client import RewardClient
+from tests.rewards_service.service.load import (
     MARK,
     RATE,
     Load,

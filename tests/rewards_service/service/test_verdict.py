@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rewards_service.scores import Scores
-from rewards_service.verdict import all_missing, checked
+from rewards_service.service.verdict import all_missing, checked
 
 
 @pytest.mark.parametrize(

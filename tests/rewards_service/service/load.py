@@ -12,11 +12,11 @@ import numpy as np
 import ray
 
 from rewards_service import backends
-from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
 from rewards_service.scores import Reference, Scores
+from rewards_service.service.client import RewardClient
 
-MARK = "tests.rewards_service.replicas:MarkScorer"
+MARK = "tests.rewards_service.service.replicas:MarkScorer"
 RATE = 16000
 
 
@@ -118,7 +118,7 @@ def answered(scores: Scores, sounds: np.ndarray) -> None:
 def replica_pids(backend: str, namespace: str, dimension: str) -> list[int]:
     """Processes of a dimension's replicas."""
     if backend == "actors":
-        from rewards_service.deploy import replica_name
+        from rewards_service.service.deploy import replica_name
 
         found, index = [], 0
         while True:
@@ -130,7 +130,7 @@ def replica_pids(backend: str, namespace: str, dimension: str) -> list[int]:
             index += 1
     from ray import serve
 
-    from rewards_service.serving import app_name
+    from rewards_service.service.serving import app_name
 
     handle = serve.get_app_handle(app_name(namespace, dimension))
     return sorted({handle.health.remote(route={}).result(timeout_s=30)["pid"] for _ in range(20)})

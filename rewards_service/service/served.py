@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from rewards_service.actor import RewardActor
-from rewards_service.border import pack_scores, unpack_request
 from rewards_service.config import ScorerConfig
 from rewards_service.errors import ReplicaStuckError
-from rewards_service.joined import Ask, alike, split, together
 from rewards_service.scores import Reference, Scores
+from rewards_service.service.actor import RewardActor
+from rewards_service.service.border import pack_scores, unpack_request
+from rewards_service.service.joined import Ask, alike, split, together
 
 WATCH_S = 0.5
 FAILURES_IN_A_ROW = 8
@@ -22,7 +22,7 @@ FAILURES_IN_A_ROW = 8
 class ServedReward:
     """Scores one dimension in a thread of its own; a stuck call makes the replica refuse and fail its health check.
 
-    `route` arguments are for `rewards_service.routing` on the caller's side; nobody reads them here.
+    `route` arguments are for `rewards_service.service.routing` on the caller's side; nobody reads them here.
     """
 
     def __init__(self, dimension: str, config: str, deadline_s: float) -> None:
@@ -60,7 +60,7 @@ class ServedReward:
         return answer
 
     async def score_packed(self, samples: bytes, request: str, route: Any = None) -> str:
-        """`score` for callers in another environment (`rewards_service.border`)."""
+        """`score` for callers in another environment (`rewards_service.service.border`)."""
         return pack_scores(await self.score(*unpack_request(samples, request)))
 
     async def health(self, route: Any = None) -> dict[str, Any]:

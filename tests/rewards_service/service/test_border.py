@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rewards_service.border import pack_request, pack_scores, unpack_request, unpack_scores
 from rewards_service.scores import Reference, Scores
+from rewards_service.service.border import pack_request, pack_scores, unpack_request, unpack_scores
 
 REFERENCE = Reference("a", "dög", 1.0, (0.25, 0.5), (-1.0, 0.1), 16.0, {"events": "truth"}, "a plan", "/x.mp4", 3.0)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import ray
 
-from rewards_service.client import RewardClient
 from rewards_service.config import RewardConfig
-from rewards_service.deploy import ActorDeployment, connect, launch
 from rewards_service.errors import RewardConfigError, RewardError
+from rewards_service.service.client import RewardClient
+from rewards_service.service.deploy import ActorDeployment, connect, launch
 from rewards_service.temporal import TemporalScorer
 from tests.rewards_service.conftest import RATE, World
 

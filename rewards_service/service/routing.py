@@ -1,7 +1,7 @@
 """Which Serve replica a request goes to: asked of the caller, who knows what it sent where and what came of it.
 
 Serve sends this class by value to every process that asks, so it depends on nothing of ours. Each request carries a
-`route` (`rewards_service.route.Route`), which stays in the process of the caller.
+`route` (`rewards_service.service.route.Route`), which stays in the process of the caller.
 """
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica

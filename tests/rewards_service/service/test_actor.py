@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rewards_service.actor import RewardActor
-from rewards_service.border import pack_request, unpack_scores
 from rewards_service.config import ScorerConfig
 from rewards_service.errors import RewardConfigError
 from rewards_service.scores import Scores
-from tests.rewards_service.load import MARK, RATE, answered, question, references
+from rewards_service.service.actor import RewardActor
+from rewards_service.service.border import pack_request, unpack_scores
+from tests.rewards_service.service.load import MARK, RATE, answered, question, references
 
 
 def body(**options: object) -> RewardActor:

@@ -18,11 +18,11 @@ from ray.exceptions import RayActorError
 from actors.config import BufferConfig, RolloutConfig
 from actors.coordinator import RunPlan
 from actors.launch import ActorNames, launch
-from rewards_service.client import RewardClient
 from rewards_service.config import DIMENSIONS
+from rewards_service.service.client import RewardClient
 from tests.actors.conftest import Run
 from tests.actors.fakes import MEMBERS, FakeGenerator, make_prompts
-from tests.rewards_service.load import (
+from tests.rewards_service.service.load import (
     RATE,
     Load,
     answered,
@@ -33,7 +33,7 @@ from tests.rewards_service.load import (
     replica_pids,
     rewards,
 )
-from tests.rewards_service.replicas import WrongScorer
+from tests.rewards_service.service.replicas import WrongScorer
 from trainer.advantages import advantages
 from trainer.config import AlgorithmConfig
 

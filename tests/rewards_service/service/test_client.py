@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import ray
 
-from rewards_service.client import RewardClient
-from rewards_service.endpoint import Request
 from rewards_service.errors import RefusedError, RewardError
 from rewards_service.scores import Reference, Scores
-from tests.rewards_service.replicas import Answers, DiesOnce, Good, Hangs, HangsOnce, Raises
+from rewards_service.service.client import RewardClient
+from rewards_service.service.endpoint import Request
+from tests.rewards_service.service.replicas import Answers, DiesOnce, Good, Hangs, HangsOnce, Raises
 
 SOUNDS = np.zeros((2, 3, 2, 160), np.float32)
 REFERENCES = [Reference(str(i), "", 1.0, (), (), 1.0) for i in range(2)]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rewards_service.border import pack_scores, unpack_request
 from rewards_service.build import build_scorer
 from rewards_service.config import ScorerConfig
 from rewards_service.scores import Reference, Scores
+from rewards_service.service.border import pack_scores, unpack_request
 
 WARM_UP = Reference("warm-up", "", 1.0, (0.5,), (0.0,), 16.0)
 
@@ -48,7 +48,7 @@ class RewardActor:
         return scores
 
     def score_packed(self, samples: bytes, request: str) -> str:
-        """`score` for callers in another environment (`rewards_service.border`)."""
+        """`score` for callers in another environment (`rewards_service.service.border`)."""
         return pack_scores(self.score(*unpack_request(samples, request)))
 
     def health(self) -> dict[str, Any]:

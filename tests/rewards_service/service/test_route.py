@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards_service.route import Routes
+from rewards_service.service.route import Routes
 
 NAMES = ["a", "b", "c"]
 

@@ -9,12 +9,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
-from rewards_service.actor import RewardActor
 from rewards_service.build import bounds_of, build_scorer, environment_of
 from rewards_service.config import RewardConfig, ScorerConfig
-from rewards_service.endpoint import WATCH, ActorEndpoint, Endpoint
 from rewards_service.errors import RewardError
-from rewards_service.pool import Pool
+from rewards_service.service.actor import RewardActor
+from rewards_service.service.endpoint import WATCH, ActorEndpoint, Endpoint
+from rewards_service.service.pool import Pool
 
 Replicas = dict[str, list[ActorHandle]]
 

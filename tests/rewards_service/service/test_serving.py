@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from rewards_service.config import ScorerConfig
 from rewards_service.errors import ReplicaStuckError, RewardConfigError, RewardError
-from rewards_service.joined import Ask, alike, split, together
 from rewards_service.scores import Scores
-from rewards_service.served import ServedReward
+from rewards_service.service.joined import Ask, alike, split, together
+from rewards_service.service.served import ServedReward
 from tests.rewards_service.conftest import World
-from tests.rewards_service.load import (
+from tests.rewards_service.service.load import (
     MARK,
     RATE,
     answered,
@@ -136,7 +136,7 @@ def test_a_scorer_that_keeps_failing_is_replaced() -> None:
 @pytest.mark.slow
 def test_applications_are_found_by_name_and_leave_others_alone(ray_session: str, world: World) -> None:
     from rewards_service import backends
-    from rewards_service.serving import app_name, applications
+    from rewards_service.service.serving import app_name, applications
     from rewards_service.temporal import TemporalScorer
 
     config = rewards("serve", {"temporal": {"num_cpus": 0.01, "options": {"tolerance_s": 0.05}}})
@@ -159,7 +159,7 @@ def test_applications_are_found_by_name_and_leave_others_alone(ray_session: str,
 
 @pytest.mark.slow
 def test_what_cannot_start_says_why_and_leaves_nothing(ray_session: str, tmp_path: Path) -> None:
-    from rewards_service.serving import applications
+    from rewards_service.service.serving import applications
 
     absent = str(tmp_path / "absent.safetensors")
     config = rewards("serve", {"semantic": {"num_cpus": 0.01, "options": {"weights": absent}}})
@@ -185,7 +185,7 @@ def test_a_joint_call_over_serve(ray_session: str) -> None:
             answered(scores["mark"], question(k / 10))
         from ray import serve
 
-        from rewards_service.serving import app_name
+        from rewards_service.service.serving import app_name
 
         handle: Any = serve.get_app_handle(app_name(namespace, "mark"))
         health = handle.health.remote(route={}).result(timeout_s=30)

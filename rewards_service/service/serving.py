@@ -17,16 +17,16 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from rewards_service.border import unpack_scores
 from rewards_service.build import bounds_of, environment_of
 from rewards_service.config import RewardConfig, ScorerConfig, ServiceConfig
-from rewards_service.deploy import actor_options, check
-from rewards_service.endpoint import RETRY_POLL_S, Endpoint, Request
 from rewards_service.errors import RefusedError, ReplicaStuckError, RewardError
-from rewards_service.pool import Pool
-from rewards_service.route import Routes
-from rewards_service.routing import CallerRouter
-from rewards_service.served import ServedReward
+from rewards_service.service.border import unpack_scores
+from rewards_service.service.deploy import actor_options, check
+from rewards_service.service.endpoint import RETRY_POLL_S, Endpoint, Request
+from rewards_service.service.pool import Pool
+from rewards_service.service.route import Routes
+from rewards_service.service.routing import CallerRouter
+from rewards_service.service.served import ServedReward
 
 DEPLOYMENT = "reward"
 ONGOING = 8
@@ -251,7 +251,7 @@ def _options(config: RewardConfig, dimension: str, scorer: ScorerConfig) -> dict
     service = scorer.service
     ongoing = max(ONGOING, 4 * service.batch_requests, math.ceil(2 * service.target_ongoing_requests))
     actor = actor_options(dimension, scorer, config)
-    # Scorers have a thread of their own already (rewards_service/served.py); one more costs every request two switches.
+    # Scorers have a thread of their own already (`served`); one more costs every request two switches.
     actor["runtime_env"] = {**actor.get("runtime_env", {}), "env_vars": LIGHT}
     return {
         "ray_actor_options": actor,

@@ -10,17 +10,17 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from rewards_service.endpoint import ActorEndpoint, Endpoint, Request
 from rewards_service.errors import RefusedError, RewardError
-from rewards_service.pool import Pool, Replica
 from rewards_service.scores import Reference, Scores
-from rewards_service.verdict import all_missing, checked
+from rewards_service.service.endpoint import ActorEndpoint, Endpoint, Request
+from rewards_service.service.pool import Pool, Replica
+from rewards_service.service.verdict import all_missing, checked
 
 LATENCY_BOUNDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 
 
 class Fleet(Protocol):
-    """The replicas of all dimensions; one kind in `rewards_service.deploy`, one in `rewards_service.serving`."""
+    """The replicas of all dimensions; one kind in `service/deploy.py`, one in `service/serving.py`."""
 
     def endpoints(self) -> dict[str, list[Endpoint]]:
         """Where to send requests, by dimension."""

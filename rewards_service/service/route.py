@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from rewards_service.pool import Pool, Replica
+from rewards_service.service.pool import Pool, Replica
 
 
 class Routes:

@@ -8,9 +8,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import PendingCallsLimitExceeded, RayActorError, RayError
 
-from rewards_service.border import pack_request, unpack_scores
 from rewards_service.errors import RefusedError
 from rewards_service.scores import Reference
+from rewards_service.service.border import pack_request, unpack_scores
 
 RETRY_POLL_S = 0.1
 WATCH = "watch"

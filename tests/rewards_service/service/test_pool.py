@@ -1,6 +1,6 @@
 """Round-robin and breaker."""
 
-from rewards_service.pool import Pool
+from rewards_service.service.pool import Pool
 
 
 class Clock:

@@ -44,7 +44,7 @@ def pack_scores(scores: Scores) -> str:
 
 
 def unpack_scores(answer: Any) -> Any:
-    """What `pack_scores` made; anything else as it came, for `rewards_service.verdict` to refuse."""
+    """What `pack_scores` made; anything else as it came, for `rewards_service.service.verdict` to refuse."""
     if not isinstance(answer, str):
         return answer
     try:
