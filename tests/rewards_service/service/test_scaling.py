@@ -7,6 +7,7 @@ import pytest
 
 from rewards_service.errors import RewardError
 from rewards_service.service.client import RewardClient
+from rewards_service.service.deploy import ActorFleet
 from tests.rewards_service.service.load import (
     MARK,
     RATE,
@@ -129,8 +130,9 @@ def test_two_who_scale_at_once_take_turns(ray_session: str) -> None:
 
 
 def test_a_new_replica_that_does_not_start_leaves_the_others(ray_session: str) -> None:
-    config = rewards("actors", {"mark": {"scorer": MARK, "num_cpus": 5}}, start_s=6.0)
-    with deployed(config) as (client, _):
+    config = rewards("actors", {"mark": {"scorer": MARK, "num_cpus": 5}})
+    with deployed(config) as (_, namespace):
+        client = RewardClient.of(ActorFleet(config.model_copy(update={"start_s": 3.0}), namespace))
         with pytest.raises(RewardError, match="reward-mark-1 could not start"):
             asyncio.run(client.scale("mark", 2))  # 10 CPUs of 8
         assert asyncio.run(client.replicas()) == {"mark": {"running": 1, "wanted": 1}}
