@@ -41,6 +41,7 @@ LIGHT = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_METRICS_E
 """Environment of a replica, in which whatever Serve does in Python, the scorer cannot."""
 LOOK_BACK_S = 4.0
 STOP_S = 20.0
+HEALTH_S = 10.0
 _POLL_S = 0.2
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
@@ -258,7 +259,8 @@ def _options(config: RewardConfig, dimension: str, scorer: ScorerConfig) -> dict
         "max_ongoing_requests": ongoing,
         "max_queued_requests": service.queue_limit,
         "health_check_period_s": service.health_check_s,
-        "health_check_timeout_s": max(service.health_check_s, 1.0),
+        # The loop answers while the scorer works: only a process that hangs as a whole, or a starved one, is this late.
+        "health_check_timeout_s": max(service.health_check_s, HEALTH_S),
         "graceful_shutdown_timeout_s": config.deadline_s,
         "graceful_shutdown_wait_loop_s": 1.0,
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
