@@ -128,9 +128,10 @@ def replica_pids(backend: str, namespace: str, dimension: str) -> list[int]:
                 return found
             found.append(ray.get(handle.pid.remote(), timeout=30))
             index += 1
-    from ray import serve
+    from ray.serve.context import _get_global_client
 
     from rewards_service.service.serving import app_name
 
-    handle = serve.get_app_handle(app_name(namespace, dimension))
-    return sorted({handle.health.remote(route={}).result(timeout_s=30)["pid"] for _ in range(20)})
+    told = _get_global_client().get_serve_details()["applications"][app_name(namespace, dimension)]
+    (deployment,) = told["deployments"].values()
+    return sorted(replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING")
