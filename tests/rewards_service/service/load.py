@@ -132,6 +132,7 @@ def replica_pids(backend: str, namespace: str, dimension: str) -> list[int]:
 
     from rewards_service.service.serving import app_name
 
-    told = _get_global_client().get_serve_details()["applications"][app_name(namespace, dimension)]
+    controller: Any = _get_global_client()
+    told = controller.get_serve_details()["applications"][app_name(namespace, dimension)]
     (deployment,) = told["deployments"].values()
     return sorted(replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING")
