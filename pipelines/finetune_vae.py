@@ -82,7 +82,7 @@ def finetune_vae(
     if not (folder.path / FILES).exists():
         _list_sounds(recipe, folder)
     view = StepsView("autoencoder", recipe.learner.iterations, console)
-    with StopRequest(console).listening() as stop, ray_for(recipe.learner, recipe.ray), view:
+    with ray_for(recipe.learner, recipe.ray), StopRequest(console).listening() as stop, view:
         loop = _loop(recipe, folder)
         outcome = fit(replace(loop, on_step=_Found(view).update, stop=stop))
     _finish(recipe, folder, loop, outcome, console)

@@ -91,7 +91,7 @@ def supervise(
     if not (folder.path / EXAMPLES).exists():
         _prepare(recipe, folder, console)
     view = StepsView("flow matching", recipe.learner.iterations, console)
-    with StopRequest(console).listening() as stop, ray_for(recipe.learner, recipe.ray), view:
+    with ray_for(recipe.learner, recipe.ray), StopRequest(console).listening() as stop, view:
         loop = _loop(recipe, folder)
         outcome = fit(replace(loop, on_step=_Found(view).update, stop=stop))
     _finish(recipe, folder, loop, outcome, watch.total, console)

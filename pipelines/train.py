@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,8 @@ def _run(
 ) -> None:
     model_path = find(recipe.model, "model")
     recipe = recipe.model_copy(update={"rewards": completed(recipe, model_path)})
-    with ray_session(recipe.ray) as session:
+    # Ray sets handlers of its own when it starts, so ours are set again. Whatever fails, the rewards end with the run.
+    with ray_session(recipe.ray) as session, stop.listening(), ExitStack() as ending:
         with watch.stage("setup"):
             session.require(_cpus(recipe), _gpus(recipe))
             # A namespace of the run's own: several runs can share a cluster.
@@ -129,6 +130,7 @@ def _run(
             # Held until the end, since named actors live as long as somebody holds their handles; they start while
             # the clips are prepared.
             rewards = backends.launch(recipe.rewards, names.namespace)
+            ending.callback(rewards.stop)
             torch.set_num_threads(recipe.learner.torch_threads)
             foundation = load_foundation(model_path, recipe.evaluation.device, recipe.encoding)
             execute(foundation.flow, recipe.execution)
@@ -155,7 +157,6 @@ def _run(
         books = _books(actors, recipe)
         actors.stop()
         _finish(recipe, folder, outcome, books, monitor, before, data, watch, console)
-        rewards.stop()
 
 
 def _encoded(

@@ -43,6 +43,7 @@ def describe(
         "lost": dict(taken.lost),
         "resubmitted": record.resubmitted if record is not None else None,
         "refilled": record.refilled if record is not None else None,
+        "missing": dict(record.missing) if record is not None else None,
         "replicas": dict(record.replicas) if record is not None else None,
     }
 

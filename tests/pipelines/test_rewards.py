@@ -183,7 +183,8 @@ def test_one_dimension_scales_there_and_back_while_a_run_trains(tmp_path: Path, 
         unknown = _prism(tmp_path, "rewards", "scale", "smell", "2")
         assert unknown.returncode != 0
         assert "There is no smell reward" in unknown.stdout + unknown.stderr
-        run.send_signal(signal.SIGINT)
+        # As Kubernetes ends it, and as a person does.
+        run.send_signal(signal.SIGTERM if backend == "actors" else signal.SIGINT)
         run.wait(timeout=120)
     finally:
         run.kill()
