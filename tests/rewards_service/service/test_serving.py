@@ -191,3 +191,19 @@ def test_a_joint_call_over_serve(ray_session: str) -> None:
         health = handle.health.remote(route={}).result(timeout_s=30)
     assert health["samples"] == 8 * 2 * 3
     assert health["calls"] < 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_replica_with_packages_of_its_own_answers_over_serve(
+    ray_session: str, world: World, forged_rewards: dict[str, dict[str, str]]
+) -> None:
+    """MS-CLAP's own package, with numpy < 2: bytes and JSON cross the border, and the scores come back."""
+    scorer = {"scorer": "ms_clap", "num_cpus": 0.01, "options": forged_rewards["ms_clap"]}
+    config = rewards("serve", {"semantic": scorer}, start_s=600.0, deadline_s=120.0)
+    with deployed(config) as (client, _):
+        scores = client.score_all_blocking(world.sounds[:3], RATE, world.references[:3], detail=True)["semantic"]
+    assert not scores.missing, scores.missing
+    assert np.isfinite(scores.values).all()
+    assert scores.measured is not None
+    assert len(scores.measured) == 3
