@@ -72,7 +72,8 @@ class Lines:
 
 def test_a_metrics_line():
     batch = Batch(4, "lease", groups=[info(0, [0.0, 1.0]), info(1, [0.2, float("nan")], version=4)], lost={"died": 1})
-    record = SimpleNamespace(seconds={"rollout": 1.5, "reward": 0.5}, resubmitted=2, refilled=3, nfe=30)
+    told = {"missing": {"a": 0, "b": 1}, "replicas": {"a": 2, "b": 1}}
+    record = SimpleNamespace(seconds={"rollout": 1.5, "reward": 0.5}, resubmitted=2, refilled=3, nfe=30, **told)
     line = Lines(batch, record, {"buffer": {"items": 3, "bytes": 9, "stop": False}, "rollouts_per_s": 2.5})()
     assert line["reward"] == pytest.approx({"a": 0.4, "b": 0.5})
     assert line["reward_std"] == {"a": 0.25, "b": 0.0}
@@ -82,6 +83,7 @@ def test_a_metrics_line():
     assert (line["staleness"], line["buffer"], line["rollouts_per_s"]) == (1, {"items": 3, "bytes": 9}, 2.5)
     assert (line["samples"], line["loss"], line["lost"]) == (6, 0.5, {"died": 1})
     assert (line["resubmitted"], line["refilled"]) == (2, 3)
+    assert {name: line[name] for name in told} == told
     assert (line["policy_kl"], line["conflict"]) == ([0.1, 0.2], {"a/b": -0.5})
 
 
