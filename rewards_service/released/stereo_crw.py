@@ -23,8 +23,24 @@ GROUPS_AT_ONCE = 4
 RMS, QUIET = 0.1, 1e-4
 
 
+class NetworkOfWeights:
+    """The network that a scorer's `weights` hold, read once."""
+
+    weights: str
+    device: str
+
+    def load(self) -> None:
+        """Read the weights. Raises RewardError or CheckpointError."""
+        _ = self.network
+
+    @cached_property
+    def network(self) -> "StereoCRW":
+        """On the device."""
+        return read_network(self.weights).to(self.device)
+
+
 @dataclass(frozen=True)
-class StereoCrwScorer(ImageScorer):
+class StereoCrwScorer(NetworkOfWeights, ImageScorer):
     """Fit of delay, level, width and mono mix to the reference, with delays by StereoCRW (`ImageScorer` for the rest).
 
     In every window the network hears the loudest 76 ms: 49 patches of 64 ms, as trained. The delay's term comes from
@@ -37,15 +53,6 @@ class StereoCrwScorer(ImageScorer):
     delay_softness_ms: float = 0.2
     weights: str = ""
 
-    def load(self) -> None:
-        """Read the weights. Raises RewardError or CheckpointError."""
-        _ = self.network
-
-    @cached_property
-    def network(self) -> "StereoCRW":
-        """On the device."""
-        return read_network(self.weights).to(self.device)
-
     def listen(self, audio: Tensor) -> StereoImage:
         """The image of (B, 2, S) sounds at 16 kHz on the device, its delays by the network."""
         image = super().listen(audio)
@@ -54,7 +61,7 @@ class StereoCrwScorer(ImageScorer):
 
 
 @dataclass(frozen=True)
-class OfficialStereoCrwScorer(OfficialStereoScorer):
+class OfficialStereoCrwScorer(NetworkOfWeights, OfficialStereoScorer):
     """-(1.25 d_crw^2 + 2.5 d_gcc^2) with a network that has weights, which the original's has not.
 
     d_crw is the difference of mean delays over the first 6.03 s, of 76 ms every `hop_s`, in windows of 64 ms as trained
@@ -64,15 +71,6 @@ class OfficialStereoCrwScorer(OfficialStereoScorer):
     bounds: ClassVar[tuple[float, float]] = (-33.75, 0.0)
     hop_s: float = 0.5
     weights: str = ""
-
-    def load(self) -> None:
-        """Read the weights. Raises RewardError or CheckpointError."""
-        _ = self.network
-
-    @cached_property
-    def network(self) -> "StereoCRW":
-        """On the device."""
-        return read_network(self.weights).to(self.device)
 
     def delays(self, audio: Tensor) -> np.ndarray:
         """(B, 2, S) at 16 kHz to (B, 2) mean delays in ms, by GCC-PHAT and by the network."""
